@@ -1,1 +1,32 @@
-"""."""
+"""The run record: one folder a run, with `run.json` and the evidence beside it; what comes later reads only this."""
+
+from vmtests.record.entries import (
+    BindEntry,
+    ComparisonEntry,
+    DifferenceEntry,
+    Entry,
+    EvidenceEntry,
+    GuestEntry,
+    HostEntry,
+    KernelEntry,
+    MemmapEntry,
+    NamespaceEntry,
+)
+from vmtests.record.record import SCHEMA, Record, RecordWriter, read
+
+__all__ = [
+    "SCHEMA",
+    "BindEntry",
+    "ComparisonEntry",
+    "DifferenceEntry",
+    "Entry",
+    "EvidenceEntry",
+    "GuestEntry",
+    "HostEntry",
+    "KernelEntry",
+    "MemmapEntry",
+    "NamespaceEntry",
+    "Record",
+    "RecordWriter",
+    "read",
+]

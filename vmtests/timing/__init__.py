@@ -1,1 +1,1 @@
-"""."""
+"""Timing: probes in the guest, the loop of rebinds, and the verdict."""

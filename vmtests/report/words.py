@@ -1,0 +1,38 @@
+"""How figures are written: thousands apart, signs on changes, no more digits than mean something."""
+
+from __future__ import annotations
+
+from vmtests.record import ComparisonEntry
+
+#: Under icount a count is never called time.
+COUNT_WORDS = {"faster": "fewer", "slower": "more", "same": "same", "no-verdict": "no verdict"}
+TIME_WORDS = {"faster": "faster", "slower": "slower", "same": "same", "no-verdict": "no verdict"}
+
+CLOCKS = {
+    "icount": "instructions counted by QEMU (icount); it cannot see caches, stores that bypass them, first-touch faults",
+    "wall": "time by the guest's monotonic clock (wall)",
+}
+
+
+def verdict(comparison: ComparisonEntry) -> str:
+    """Return the verdict's word for the clock it was reached by."""
+    words = COUNT_WORDS if comparison.clock == "icount" else TIME_WORDS
+    return words[comparison.verdict]
+
+
+def value(number: float, unit: str) -> str:
+    """Return a figure with its unit: 55.28 instructions/page, 273.5 ms."""
+    return f"{number:.2f} {unit}" if number < 100 else f"{number:.1f} {unit}"
+
+
+def change(ratio: float) -> str:
+    """Return a ratio as a signed percentage."""
+    return f"{(ratio - 1) * 100:+.2f} %"
+
+
+def size(count: int) -> str:
+    """Return bytes in the largest binary unit that divides them."""
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >> shift and not count % (1 << shift):
+            return f"{count >> shift} {unit}"
+    return f"{count} B"
