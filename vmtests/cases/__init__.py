@@ -1,1 +1,1 @@
-"""."""
+"""The tests that a kernel developer reads and edits."""

@@ -9,7 +9,7 @@ COUNT_WORDS = {"faster": "fewer", "slower": "more", "same": "same", "no-verdict"
 TIME_WORDS = {"faster": "faster", "slower": "slower", "same": "same", "no-verdict": "no verdict"}
 
 CLOCKS = {
-    "icount": "instructions counted by QEMU (icount); it cannot see caches, stores that bypass them, first-touch faults",
+    "icount": "instructions counted by QEMU (icount); blind to caches, stores that bypass them, first-touch faults",
     "wall": "time by the guest's monotonic clock (wall)",
 }
 

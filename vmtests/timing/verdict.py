@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from vmtests.errors import ExitCode
 from vmtests.record import BindEntry, ComparisonEntry
 
 Metric = Literal["first", "rebind"]
@@ -134,3 +135,16 @@ def _time_verdict(low: float | None, high: float | None) -> str:
     if low > 1:
         return "slower"
     return "faster" if high < 1 else "no-verdict"
+
+
+def gate(comparison: ComparisonEntry, limit: float) -> ExitCode:
+    """Return the exit code that one comparison means under a gate.
+
+    Args:
+        comparison: of the rebinds.
+        limit: the slowdown that is still allowed, as a fraction.
+    """
+    if comparison.verdict == "no-verdict":
+        return ExitCode.NO_VERDICT
+    low = comparison.ci_low if comparison.ci_low is not None else comparison.ratio
+    return ExitCode.KERNEL_FAILED if comparison.verdict == "slower" and low > 1 + limit else ExitCode.PASSED

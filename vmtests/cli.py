@@ -1,0 +1,134 @@
+"""The `vmtests` command. No logic of its own; what a verb needs is imported when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from vmtests.errors import ExitCode, VmtestsError
+
+_EXAMPLES = """\
+examples:
+  vmtests setup                                      install what is missing on this host
+  vmtests doctor                                     what can this host run, and why
+  vmtests kernel list                                the kernels that there are recipes for
+  vmtests kernel build patched                       build one, or find it in the cache
+  vmtests kernel build base --kernel-tree ~/linux --patch 0001-mine.patch
+
+The tests themselves are run by pytest: pytest vmtests/ -k rebind
+"""
+
+
+def _setup(_: argparse.Namespace) -> int:
+    from vmtests.host import packages
+
+    return packages.setup(print)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from vmtests.host import doctor
+
+    found = doctor.examine()
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        from vmtests.report import table
+
+        print(table.doctor(found.rows, colour=sys.stdout.isatty()))
+    return found.exit_code
+
+
+def _kernel_list(arguments: argparse.Namespace) -> int:
+    from vmtests import kernel
+
+    recipes = [kernel.load(name) for name in kernel.known()]
+    if arguments.json:
+        print(json.dumps([recipe.to_json() for recipe in recipes], indent=1))
+    else:
+        for recipe in recipes:
+            print(f"{recipe.name:12} {recipe.describe()}")
+    return ExitCode.PASSED
+
+
+def _kernel_build(arguments: argparse.Namespace) -> int:
+    from vmtests import kernel
+    from vmtests.report.progress import Progress
+
+    recipe = kernel.resolve(
+        arguments.name,
+        sources={},
+        tree=arguments.kernel_tree,
+        patches=arguments.patch,
+        config=arguments.config,
+        fragments=arguments.config_fragment,
+        cc=arguments.cc,
+    )
+    progress = Progress(sys.stderr)
+    with progress.task(f"kernel {recipe.name}") as update:
+        built = kernel.build(recipe, progress=update)
+    if arguments.json:
+        print(json.dumps(built.to_json(), indent=1))
+    else:
+        spent = "cached" if built.build_seconds is None else f"built in {built.build_seconds:.0f} s"
+        print(f"{built.name}: {built.release}, {built.source}, {spent}\n  {built.image}\n  {built.vmlinux}")
+    return ExitCode.PASSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmtests",
+        description="Is the memmap of a ZONE_DEVICE range still right, and what did a patch do to the time it takes?",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    setup = verbs.add_parser("setup", help="install the system packages that are missing")
+    setup.set_defaults(run=_setup)
+
+    doctor = verbs.add_parser("doctor", help="say what this host can run, and why")
+    doctor.add_argument("--json", action="store_true", help="for a program")
+    doctor.set_defaults(run=_doctor)
+
+    kernels = verbs.add_parser("kernel", help="build kernels, list recipes").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    listing = kernels.add_parser("list", help="the kernels that there are recipes for")
+    listing.add_argument("--json", action="store_true", help="for a program")
+    listing.set_defaults(run=_kernel_list)
+    build = kernels.add_parser("build", help="build a kernel, or find it in the cache")
+    build.add_argument("name", metavar="NAME", help="a recipe's name, or `patch` for base and --patch")
+    build.add_argument("--patch", action="append", default=[], type=Path, metavar="FILE")
+    build.add_argument("--kernel-tree", metavar="DIR[@REV]", help="a tree of yours; it is never written to")
+    build.add_argument("--config", type=Path, metavar="FILE")
+    build.add_argument("--config-fragment", action="append", default=[], type=Path, metavar="FILE")
+    build.add_argument("--cc", default="gcc", choices=("gcc", "clang"))
+    build.add_argument("--json", action="store_true", help="for a program")
+    build.set_defaults(run=_kernel_build)
+    return parser
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(int(ExitCode.TERMINATED))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(arguments.run(arguments))
+    except VmtestsError as error:
+        print(f"vmtests: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""vmtests as a pytest plugin: the options, the fixtures, the summary and the exit code. No logic of its own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from vmtests import errors
+from vmtests.errors import ExitCode, UsageError, VmtestsError
+from vmtests.pmem import NamespaceSpec
+from vmtests.report import summary
+from vmtests.report.progress import Progress
+from vmtests.run import Bench, Options, Run, parse_size, plan
+
+_CASES = Path(__file__).parent / "cases"
+_RUN = pytest.StashKey[Run]()
+_OPTIONS = pytest.StashKey[Options]()
+_CODES = pytest.StashKey[list[ExitCode]]()
+_LEFT_OUT = pytest.StashKey[int]()
+_TERMINATED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a run."""
+    group = parser.getgroup("vmtests", "vmtests: kernels, namespaces and clocks")
+
+    def add(name: str, **keywords: object) -> None:
+        group.addoption(name, **keywords)  # type: ignore[arg-type]
+
+    add("--kernel", action="append", default=[], metavar="NAME[=DIR[@REV]]", help="a kernel to test; the first is base")
+    add("--kernel-tree", metavar="DIR[@REV]", help="the source of base: a kernel tree of yours, never written to")
+    add("--patch", action="append", default=[], type=Path, metavar="FILE", help="test base + this patch as `patch`")
+    add("--config", type=Path, metavar="FILE", help="build with this .config")
+    add("--config-fragment", action="append", default=[], type=Path, metavar="FILE", help="add these Kconfig lines")
+    add("--cc", default="gcc", choices=("gcc", "clang"), help="the compiler")
+    add("--pmem-size", default="100G", metavar="SIZE", help="size of the NVDIMM (100G)")
+    add("--mode", default="fsdax", choices=("fsdax", "devdax"), help="mode of the namespace")
+    add("--map", default="dev", choices=("dev", "mem"), help="where its memmap lies")
+    add("--align", default="2M", metavar="SIZE", help="its alignment: 4K, 2M or 1G")
+    add("--rebinds", default=30, type=int, metavar="N", help="rebinds after the first bind of a boot (30)")
+    add("--boots", default="auto", metavar="N", help="pairs of boots; auto: 1 under icount")
+    add("--accel", default="auto", choices=("auto", "kvm", "tcg"), help="QEMU's accelerator; auto: KVM if it is proven")
+    add("--clock", default="auto", choices=("auto", "wall", "icount"), help="auto: wall on KVM, icount on TCG")
+    add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
+    add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
+    add("--keep", action="store_true", help="keep the guests' files")
+    add("--tier", default="quick", choices=("quick", "full"), help="quick: CI; full: every config, mutant and fault")
+    add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
+    add("--max-regression", metavar="PERCENT", help="fail (exit 1) on a slowdown above this, such as 1%%")
+    add("--seed", type=int, metavar="N", help="what every random choice comes from")
+
+
+def _options(config: pytest.Config) -> Options:
+    value = config.getoption
+    limit = value("--max-regression")
+    return Options(
+        kernels=tuple(value("--kernel")),
+        kernel_tree=value("--kernel-tree"),
+        patches=tuple(value("--patch")),
+        config=value("--config"),
+        fragments=tuple(value("--config-fragment")),
+        cc=value("--cc"),
+        pmem_size=parse_size(value("--pmem-size")),
+        mode=value("--mode"),
+        map=value("--map"),
+        align=parse_size(value("--align")),
+        rebinds=value("--rebinds"),
+        boots=value("--boots"),
+        accel=value("--accel"),
+        clock=value("--clock"),
+        cpu_model=value("--cpu-model"),
+        record=value("--record"),
+        keep=value("--keep"),
+        tier=value("--tier"),
+        fresh=value("--fresh"),
+        max_regression=None if limit is None else float(limit.rstrip("%")) / 100,
+        seed=value("--seed"),
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Iterator[None]:
+    """Turn pytest's own usage errors into our exit code 2; once all conftests have added their options."""
+    yield
+    try:
+        _, unknown = parser.parse_known_and_unknown_args(args, early_config.known_args_namespace)
+    except pytest.UsageError as error:
+        _usage(str(error))
+    options = [argument for argument in unknown if argument.startswith("-")]
+    if options:
+        _usage(f"unrecognized arguments: {' '.join(options)}; see `pytest --help`")
+
+
+def _usage(message: str) -> None:
+    print(f"ERROR: {message}", file=sys.stderr)
+    raise SystemExit(int(ExitCode.USAGE))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check what was typed before anything starts, and let SIGTERM unwind like Ctrl-C."""
+    config.addinivalue_line("markers", "full: runs in the full tier only")
+    config.stash[_CODES] = []
+    try:
+        config.stash[_OPTIONS] = _options(config)
+    except (UsageError, ValueError) as error:
+        _usage(str(error))
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        config.stash[_TERMINATED] = True
+        raise KeyboardInterrupt("SIGTERM")
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def _is_case(item: pytest.Item) -> bool:
+    return item.path.is_relative_to(_CASES)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give `bench` one instance a kernel, namespace kind and boot."""
+    if "bench" not in metafunc.fixturenames:
+        return
+    options = metafunc.config.stash[_OPTIONS]
+    spec = NamespaceSpec(options.mode, options.map, options.align, None)
+    boots = 1 if options.boots == "auto" else int(options.boots)
+    seed = Run.seed_of(options)
+    cells = plan.order(options.kernel_names(), boots, seed)
+    ids = [f"{kernel}-{spec.id}" + (f"-boot{boot}" if boots > 1 else "") for kernel, boot in cells]
+    metafunc.parametrize("bench", [(kernel, spec, boot) for kernel, boot in cells], indirect=True, ids=ids)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the quick tier has no time for: deselected, and counted in the summary."""
+    if config.stash[_OPTIONS].tier == "full":
+        return
+    left_out = [item for item in items if _is_case(item) and item.get_closest_marker("full")]
+    items[:] = [item for item in items if item not in left_out]
+    config.stash[_LEFT_OUT] = len(left_out)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """The run: options, kernels, accelerator, clock and record."""
+    config = request.config
+    stream = config.get_terminal_writer()._file  # past the capturing of output
+    stream.write("\n")
+    this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(stream))
+    config.stash[_RUN] = this
+    yield this
+    this.close()
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, run: Run) -> Iterator[Bench]:
+    """A booted guest of one kernel with an empty NVDIMM plugged and the probes armed, for one kind of namespace."""
+    kernel, spec, boot = request.param
+    with run.bench(kernel, spec, boot) as ready:
+        yield ready
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note which kind of failure each test ended with; show ours by their message, without our own stack."""
+    report: pytest.TestReport = yield  # type: ignore[misc]
+    if _is_case(item) and call.excinfo is not None and report.failed:
+        error = call.excinfo.value
+        known = isinstance(error, VmtestsError)
+        item.config.stash[_CODES].append(error.exit_code if isinstance(error, VmtestsError) else ExitCode.BUG)
+        if known:
+            report.longrepr = f"{type(error).__name__}: {error}"
+        if _RUN in item.config.stash:
+            item.config.stash[_RUN].note_failure(item.nodeid, report.longreprtext)
+    return report  # type: ignore[return-value]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Turn pytest's exit code into ours, and save the record."""
+    config = session.config
+    run = config.stash.get(_RUN, None)
+    code: int = exitstatus
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        code = ExitCode.TERMINATED if config.stash.get(_TERMINATED, False) else ExitCode.INTERRUPTED
+    elif exitstatus in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        code = ExitCode.USAGE
+    elif exitstatus == pytest.ExitCode.INTERNAL_ERROR:
+        code = ExitCode.BUG
+    elif config.stash[_CODES] or run is not None:
+        codes = [*config.stash[_CODES], *(run.verdicts() if run is not None else ())]
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not config.stash[_CODES]:
+            codes.append(ExitCode.BUG)
+        code = errors.worst(codes)
+    session.exitstatus = code
+    if run is not None:
+        run.save(code)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the tables of the run, where the record is, and what was left out."""
+    if config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(f"{config.stash[_LEFT_OUT]} tests are left to the full tier: --tier full runs them")
+    run = config.stash.get(_RUN, None)
+    if run is None:
+        return
+    terminalreporter.section("vmtests")
+    colour = terminalreporter.hasmarkup
+    terminalreporter.write_line(
+        summary.render(run.record, width=max(100, terminalreporter._tw.fullwidth), colour=colour)
+    )

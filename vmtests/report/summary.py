@@ -1,0 +1,32 @@
+"""The end of a run in a terminal: two tables, the clock, and where the evidence is."""
+
+from __future__ import annotations
+
+from vmtests.record import (
+    BindEntry,
+    ComparisonEntry,
+    DifferenceEntry,
+    EvidenceEntry,
+    MemmapEntry,
+    RecordWriter,
+)
+from vmtests.report import table, words
+
+
+def render(record: RecordWriter, *, width: int, colour: bool) -> str:
+    """Return the summary of a record as text."""
+    binds, checks = record.entries(BindEntry), record.entries(MemmapEntry)
+    differences = record.entries(DifferenceEntry)
+    parts = []
+    if binds:
+        parts.append(table.render(table.timing(binds, record.entries(ComparisonEntry)), width=width, colour=colour))
+        parts.append(f"clock: {words.CLOCKS[binds[0].clock]}")
+    if checks or differences:
+        parts.append(table.render(table.memmaps(checks, differences), width=width, colour=colour))
+    if record.dmesg_warnings:
+        parts.append("\n".join(["warnings of the kernels:", *(f"  {line}" for line in record.dmesg_warnings[:20])]))
+    parts.append(f"record: {record.folder / 'run.json'}")
+    failures = [entry for entry in record.entries(EvidenceEntry) if entry.kind == "failure"]
+    if failures:
+        parts.append("\n".join(["evidence:", *(f"  {record.folder / entry.path}" for entry in failures)]))
+    return "\n\n".join(parts)

@@ -1,0 +1,110 @@
+"""The bench: one guest with an NVDIMM and armed probes, and the steps of the published procedure on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vmtests.errors import KernelFailure
+from vmtests.guest import Guest
+from vmtests.memmap import Oracle
+from vmtests.pmem import Namespace, NamespaceSpec, Region, create_namespace
+from vmtests.record import MemmapEntry, NamespaceEntry, RecordWriter
+from vmtests.report.progress import Progress
+from vmtests.timing.probes import Probes
+from vmtests.timing.rebind import Bind, Rebinder
+
+
+@dataclass
+class Bench:
+    """What a test holds. Each step writes what it saw into the run record before it judges it."""
+
+    guest: Guest
+    region: Region
+    spec: NamespaceSpec
+    probes: Probes
+    oracle: Oracle
+    record: RecordWriter
+    progress: Progress
+    boot: int
+    clock: str
+    rebinds: int
+    label: str
+    _namespace: Namespace | None = field(default=None, init=False)
+    _rebinder: Rebinder | None = field(default=None, init=False)
+
+    @property
+    def namespace(self) -> Namespace:
+        """The namespace, once it is made."""
+        assert self._namespace is not None, "make the namespace first"
+        return self._namespace
+
+    @property
+    def rebinder(self) -> Rebinder:
+        """What binds the namespace again, once it is made."""
+        assert self._rebinder is not None, "make the namespace first"
+        return self._rebinder
+
+    def create_namespace(self) -> Bind:
+        """Make the namespace with ndctl; its driver binds at once, and that first bind is returned."""
+        with self.progress.task(f"{self.label}: namespace and first bind"):
+            self._namespace = create_namespace(self.guest, self.region, self.spec)
+            self._rebinder = Rebinder(self.guest, self._namespace, self.probes, self.boot, self.clock)
+            first = self._rebinder.first()
+        self.record.add(
+            NamespaceEntry(
+                id=self._namespace.id,
+                mode=self._namespace.mode,
+                map=self._namespace.map,
+                align_bytes=self._namespace.align_bytes,
+                size_bytes=self._namespace.size_bytes,
+            ),
+            first.entry,
+        )
+        return first
+
+    def rebind(self, times: int) -> list[Bind]:
+        """Unbind and bind the driver `times` times and return the binds."""
+        with self.progress.task(f"{self.label}: {times} rebinds") as update:
+            binds = self.rebinder.rebind(1, times, progress=lambda index: update(f"{index}/{times}"))
+        self.record.add(*(bind.entry for bind in binds))
+        return binds
+
+    def rebind_over_poison(self, index: int) -> Bind:
+        """Unbind, overwrite the memmap from the host, bind: only what this bind writes can be right afterwards."""
+        with self.progress.task(f"{self.label}: rebind over a poisoned memmap"):
+            bind = self.rebinder.rebind_over(index, self._poison)
+        self.record.add(bind.entry)
+        return bind
+
+    def _poison(self) -> None:
+        self.oracle.poison(self.namespace)
+
+    def check_memmap(self, bind: Bind) -> None:
+        """Look at every struct page of the namespace, and at what lies around the range.
+
+        Raises:
+            KernelFailure: a page is wrong, or not all pages could be seen.
+        """
+        with self.progress.task(f"{self.label}: every struct page after bind {bind.index}"):
+            result = self.oracle.check(self.namespace, bind.truth, poisoned=bind.entry.poisoned)
+        self.record.add(
+            MemmapEntry(
+                kernel=self.guest.kernel.name,
+                boot=self.boot,
+                namespace=self.namespace.id,
+                bind_index=bind.index,
+                pages_expected=result.pages_expected,
+                pages_checked=result.pages_checked,
+                bytes_per_page_checked=result.bytes_per_page_checked,
+                poisoned=bind.entry.poisoned,
+                mismatches=result.mismatches,
+                seconds=result.seconds,
+                read_limit_seconds=result.read_limit_seconds,
+                examples=tuple(example.to_json() for example in result.examples),
+            )
+        )
+        if not result.passed:
+            raise KernelFailure(
+                f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}: {result.explain()}"
+            )

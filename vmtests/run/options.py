@@ -1,0 +1,60 @@
+"""What the user asked for, checked when it is made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmtests.errors import UsageError
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that "100G", "100GiB", "2M" or "4096" mean; units are powers of 1024."""
+    found = re.fullmatch(r"(\d+)\s*([kmgt]?)(?:i?b)?", text.strip(), re.IGNORECASE)
+    if found is None or not int(found[1]):
+        raise UsageError(f"{text!r} is not a size: write a number of bytes, or one with K, M, G or T, such as 100G")
+    return int(found[1]) << _UNITS[found[2].lower()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a run; names as typed. Values that depend on the host stay "auto" until the host is known."""
+
+    kernels: tuple[str, ...] = ()
+    kernel_tree: str | None = None
+    patches: tuple[Path, ...] = ()
+    config: Path | None = None
+    fragments: tuple[Path, ...] = ()
+    cc: str = "gcc"
+    pmem_size: int = 100 << 30
+    mode: str = "fsdax"
+    map: str = "dev"
+    align: int = 2 << 20
+    rebinds: int = 30
+    boots: str = "auto"
+    accel: str = "auto"
+    clock: str = "auto"
+    cpu_model: str = "Icelake-Server"
+    record: Path | None = None
+    keep: bool = False
+    tier: str = "quick"
+    fresh: bool = False
+    max_regression: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rebinds < 1:
+            raise UsageError(f"--rebinds {self.rebinds}: at least one rebind is needed after the first bind")
+        if self.boots != "auto" and not (self.boots.isdigit() and int(self.boots)):
+            raise UsageError(f"--boots {self.boots}: give a number of boot pairs from 1, or auto")
+        if self.clock == "icount" and self.accel == "kvm":
+            raise UsageError("--clock icount counts instructions in TCG: it cannot go with --accel kvm")
+
+    def kernel_names(self) -> tuple[str, ...]:
+        """Return the kernels to run, the first being the base of comparisons."""
+        if self.kernels:
+            return tuple(name.partition("=")[0] for name in self.kernels)
+        return ("base", "patch") if self.patches else ("base", "patched")

@@ -1,0 +1,247 @@
+"""A run: the kernels, the image, the accelerator and the clock it uses, its guests, and its record."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from vmtests import host, image, kernel
+from vmtests.errors import ExitCode
+from vmtests.guest import Guest, Machine, Workspace, boot
+from vmtests.host import Accelerator, Host
+from vmtests.image import Image
+from vmtests.kernel import Kernel, Recipe
+from vmtests.memmap import Oracle
+from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
+from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
+from vmtests.report import words
+from vmtests.report.progress import Progress
+from vmtests.run.bench import Bench
+from vmtests.run.options import Options
+from vmtests.timing import dmesg, verdict
+from vmtests.timing.probes import armed
+
+
+class Run:
+    """Everything that the tests of one run share.
+
+    Args:
+        options: what was asked for.
+        argv: the command line, for the record.
+        progress: says what is going on.
+    """
+
+    def __init__(self, options: Options, argv: Sequence[str], progress: Progress) -> None:
+        self.options = options
+        self.progress = progress
+        self.record = RecordWriter(_folder(options), argv=argv, seed=self.seed_of(options))
+        self._kernels: dict[str, Kernel] = {}
+        self._announced = False
+        self._guests = 0
+        Workspace.sweep()
+
+    @staticmethod
+    def seed_of(options: Options) -> int:
+        """Return the seed that was given, or one drawn for this process."""
+        return _DRAWN if options.seed is None else options.seed
+
+    @cached_property
+    def host(self) -> Host:
+        """What this machine can run."""
+        return host.probe()
+
+    @cached_property
+    def image(self) -> Image:
+        """The guest's initramfs."""
+        with self.progress.task("building the guest image"):
+            return image.build()
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """The accelerator, proven by the base kernel unless it was proven before."""
+        base = self.kernel(self.options.kernel_names()[0])
+        with self.progress.task("proving the accelerator"):
+            return host.accelerator(base.image, self.image.path, self.options.accel)
+
+    @cached_property
+    def clock(self) -> str:
+        """ "wall" where time means something, "icount" where only instructions do."""
+        if self.options.clock != "auto":
+            return self.options.clock
+        return "wall" if self.accelerator.name == "kvm" else "icount"
+
+    def recipe(self, name: str) -> Recipe:
+        """Return the recipe of a kernel by the name that the options give it."""
+        options = self.options
+        return kernel.resolve(
+            name,
+            sources=dict(given.split("=", 1) for given in options.kernels if "=" in given),
+            tree=options.kernel_tree,
+            patches=options.patches,
+            config=options.config,
+            fragments=options.fragments,
+            cc=options.cc,
+        )
+
+    def kernel(self, name: str) -> Kernel:
+        """Return a kernel, built at its first use."""
+        if name not in self._kernels:
+            with self.progress.task(f"kernel {name}") as update:
+                built = kernel.build(self.recipe(name), progress=update)
+            self._kernels[name] = built
+            self.record.add(
+                KernelEntry(
+                    name=built.name,
+                    release=built.release,
+                    config_sha256=built.config_sha256,
+                    source=built.source,
+                    compiler=built.compiler,
+                    patches=tuple({"name": patch.name, "sha256": patch.sha256} for patch in built.patches),
+                    build_seconds=built.build_seconds,
+                )
+            )
+        return self._kernels[name]
+
+    def machine(self) -> Machine:
+        """Return the guest's machine for this host and clock."""
+        return Machine(
+            accelerator=self.accelerator.name,
+            cpu_model=self.options.cpu_model,
+            icount=self.clock == "icount",
+        )
+
+    def _announce(self, spec: NamespaceSpec) -> None:
+        if not self._announced:
+            self._announced = True
+            self.progress.say(
+                f"vmtests: {self.accelerator.name} ({self.accelerator.reason}), {self.options.cpu_model}, "
+                f"QEMU {self.host.qemu_version}, kernels {' '.join(self.options.kernel_names())}, "
+                f"{words.size(self.options.pmem_size)} {spec.id}, clock {self.clock}"
+            )
+
+    @contextmanager
+    def guest(self, name: str, number: int) -> Iterator[Guest]:
+        """Boot a kernel; the guest is gone when the block is left.
+
+        Args:
+            name: the kernel's.
+            number: which boot of this kernel it is, from 0.
+        """
+        built, machine = self.kernel(name), self.machine()
+        self._guests += 1
+        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
+        folder.mkdir()
+        with ExitStack() as stack:
+            with self.progress.task(f"{name}: boot"):
+                guest = stack.enter_context(boot(built, self.image, machine, evidence=folder))
+            self._note_guest(guest, number)
+            stack.callback(self._note_evidence, folder)
+            yield guest
+            guest.check_alive()
+            self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
+
+    @contextmanager
+    def bench(self, name: str, spec: NamespaceSpec, number: int) -> Iterator[Bench]:
+        """Boot a kernel, plug the NVDIMM, arm the probes."""
+        self._announce(spec)
+        label = f"{name} {spec.id}" + (f" boot {number}" if number else "")
+        with ExitStack() as stack:
+            guest = stack.enter_context(self.guest(name, number))
+            oracle = stack.enter_context(Oracle.attach(guest))
+            probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
+            backing = stack.enter_context(
+                BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(self.options.pmem_size))
+            )
+            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=self.options.pmem_size)
+            with self.progress.task(f"{label}: hot-plug"):
+                region = plug(guest, nvdimm)
+            yield Bench(
+                guest=guest,
+                region=region,
+                spec=replace(spec),
+                probes=probes,
+                oracle=oracle,
+                record=self.record,
+                progress=self.progress,
+                boot=number,
+                clock=self.clock,
+                rebinds=self.options.rebinds,
+                label=label,
+            )
+
+    def _note_guest(self, guest: Guest, number: int) -> None:
+        self.record.set_host(
+            HostEntry(
+                accelerator=self.accelerator.name,
+                accelerator_reason=self.accelerator.reason,
+                cpu_model=guest.machine.cpu_model,
+                missing_cpu_features=guest.cpu_warnings,
+                qemu_version=self.host.qemu_version,
+                cpus=self.host.cpus,
+                memory_bytes=self.host.memory_bytes,
+            )
+        )
+        self.record.add(
+            GuestEntry(
+                kernel=guest.kernel.name,
+                boot=number,
+                restored=False,
+                rig="ssh",
+                argv=guest.argv,
+                seconds_to_first_command=round(guest.seconds_to_first_command, 3),
+            )
+        )
+
+    def _note_evidence(self, folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            self.record.add_evidence(path.stem, path)
+
+    def note_failure(self, test: str, text: str) -> None:
+        """Keep the text of a failed test beside the record."""
+        path = self.record.folder / "failures.txt"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{test}\n{text}\n\n")
+        self.record.add_evidence("failure", path)
+
+    def compare(self) -> None:
+        """Hold every kernel against the first one, for each namespace and metric."""
+        binds = self.record.entries(BindEntry)
+        base, *others = self.options.kernel_names()
+        for namespace in dict.fromkeys(bind.namespace for bind in binds):
+            for other in others:
+                for metric in verdict.METRICS:
+                    found = verdict.compare(binds, base, other, namespace, self.clock, metric)
+                    if found is not None:
+                        self.record.add(found)
+
+    def verdicts(self) -> list[ExitCode]:
+        """Return what the timing adds to the run's exit code; nothing, unless a gate was asked for."""
+        self.compare()
+        limit = self.options.max_regression
+        if limit is None:
+            return []
+        judged = [one for one in self.record.entries(ComparisonEntry) if one.metric == "rebind"]
+        return [verdict.gate(one, limit) for one in judged] or [ExitCode.NO_VERDICT]
+
+    def save(self, code: int) -> Path:
+        """Write the record."""
+        return self.record.save(code)
+
+    def close(self) -> None:
+        """Leave nothing behind but the record."""
+
+
+_DRAWN = random.SystemRandom().randrange(2**31)
+
+
+def _folder(options: Options) -> Path:
+    if options.record is not None:
+        return options.record
+    now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{now}-{os.getpid()}"
