@@ -22,7 +22,7 @@ _RUN = pytest.StashKey[Run]()
 _OPTIONS = pytest.StashKey[Options]()
 _CODES = pytest.StashKey[list[ExitCode]]()
 _LEFT_OUT = pytest.StashKey[int]()
-_TERMINATED = pytest.StashKey[bool]()
+_INTERRUPTED = pytest.StashKey[ExitCode]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,20 +103,35 @@ def _usage(message: str) -> None:
     raise SystemExit(int(ExitCode.USAGE))
 
 
+class _Interrupts:
+    """Tells Ctrl-C from SIGTERM, and both from pytest's other interruptions."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._stash = config.stash
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        if isinstance(excinfo.value, KeyboardInterrupt):
+            self._stash.setdefault(_INTERRUPTED, ExitCode.INTERRUPTED)
+
+    def terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        """Unwind on SIGTERM as on Ctrl-C."""
+        self._stash[_INTERRUPTED] = ExitCode.TERMINATED
+        raise KeyboardInterrupt("SIGTERM")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check what was typed before anything starts, and let SIGTERM unwind like Ctrl-C."""
     config.addinivalue_line("markers", "full: runs in the full tier only")
     config.stash[_CODES] = []
     try:
         config.stash[_OPTIONS] = _options(config)
+        config.stash[_OPTIONS].check_kernels()
     except (UsageError, ValueError) as error:
         _usage(str(error))
 
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        config.stash[_TERMINATED] = True
-        raise KeyboardInterrupt("SIGTERM")
-
-    signal.signal(signal.SIGTERM, terminate)
+    interrupts = _Interrupts(config)
+    config.pluginmanager.register(interrupts)
+    signal.signal(signal.SIGTERM, interrupts.terminate)
 
 
 def _is_case(item: pytest.Item) -> bool:
@@ -182,13 +197,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report  # type: ignore[return-value]
 
 
+@pytest.hookimpl(trylast=True)  # after the guests are gone
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Turn pytest's exit code into ours, and save the record."""
     config = session.config
     run = config.stash.get(_RUN, None)
     code: int = exitstatus
-    if exitstatus == pytest.ExitCode.INTERRUPTED:
-        code = ExitCode.TERMINATED if config.stash.get(_TERMINATED, False) else ExitCode.INTERRUPTED
+    if _INTERRUPTED in config.stash:
+        code = config.stash[_INTERRUPTED]
+    elif exitstatus == pytest.ExitCode.INTERRUPTED:
+        # Nobody pressed a key: pytest calls it so when modules could not be collected.
+        code = ExitCode.BUG
     elif exitstatus in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         code = ExitCode.USAGE
     elif exitstatus == pytest.ExitCode.INTERNAL_ERROR:

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmtests import kernel
 from vmtests.errors import UsageError
+from vmtests.kernel import Recipe
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -52,6 +54,23 @@ class Options:
             raise UsageError(f"--boots {self.boots}: give a number of boot pairs from 1, or auto")
         if self.clock == "icount" and self.accel == "kvm":
             raise UsageError("--clock icount counts instructions in TCG: it cannot go with --accel kvm")
+
+    def recipe(self, name: str) -> Recipe:
+        """Return the recipe of a kernel by the name that the options give it."""
+        return kernel.resolve(
+            name,
+            sources=dict(given.split("=", 1) for given in self.kernels if "=" in given),
+            tree=self.kernel_tree,
+            patches=self.patches,
+            config=self.config,
+            fragments=self.fragments,
+            cc=self.cc,
+        )
+
+    def check_kernels(self) -> None:
+        """Raise UsageError for a kernel that there is no recipe for, before anything starts."""
+        for name in self.kernel_names():
+            self.recipe(name)
 
     def kernel_names(self) -> tuple[str, ...]:
         """Return the kernels to run, the first being the base of comparisons."""

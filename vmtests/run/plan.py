@@ -1,4 +1,4 @@
-"""The order of the boots: pairs back to back, each pair's order drawn at random, as many base-first as patched-first."""
+"""The order of the boots: pairs back to back, the order in a pair drawn, as many base-first as patched-first."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from vmtests.errors import ExitCode
 from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
-from vmtests.kernel import Kernel, Recipe
+from vmtests.kernel import Kernel
 from vmtests.memmap import Oracle
 from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
 from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
@@ -76,24 +76,11 @@ class Run:
             return self.options.clock
         return "wall" if self.accelerator.name == "kvm" else "icount"
 
-    def recipe(self, name: str) -> Recipe:
-        """Return the recipe of a kernel by the name that the options give it."""
-        options = self.options
-        return kernel.resolve(
-            name,
-            sources=dict(given.split("=", 1) for given in options.kernels if "=" in given),
-            tree=options.kernel_tree,
-            patches=options.patches,
-            config=options.config,
-            fragments=options.fragments,
-            cc=options.cc,
-        )
-
     def kernel(self, name: str) -> Kernel:
         """Return a kernel, built at its first use."""
         if name not in self._kernels:
             with self.progress.task(f"kernel {name}") as update:
-                built = kernel.build(self.recipe(name), progress=update)
+                built = kernel.build(self.options.recipe(name), progress=update)
             self._kernels[name] = built
             self.record.add(
                 KernelEntry(

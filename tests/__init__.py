@@ -1,0 +1,1 @@
+"""The framework's own tests: no VM, seconds."""

@@ -1,0 +1,55 @@
+"""Options are checked when they are made; the order of boots is random, balanced and repeatable."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmtests.errors import ExitCode, UsageError, worst
+from vmtests.run import Options, parse_size, plan
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("100G", 100 << 30), ("100GiB", 100 << 30), ("2m", 2 << 20), ("4096", 4096), ("4K", 4096), ("1T", 1 << 40)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1G", "1.5G", "1X", "G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        parse_size(text)
+
+
+def test_the_kernels_of_a_run() -> None:
+    assert Options().kernel_names() == ("base", "patched")
+    assert Options(kernels=("stock", "mine=/src@v7.3")).kernel_names() == ("stock", "mine")
+
+
+@pytest.mark.parametrize(("name", "value"), [("rebinds", 0), ("boots", "0"), ("boots", "many")])
+def test_bad_options(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"--{name}"):
+        Options(**{name: value})  # type: ignore[arg-type]
+
+
+def test_counting_instructions_needs_tcg() -> None:
+    with pytest.raises(UsageError, match="icount"):
+        Options(clock="icount", accel="kvm")
+
+
+def test_pairs_are_back_to_back_and_balanced() -> None:
+    cells = plan.order(["base", "patched"], 10, seed=3)
+    pairs = [cells[i : i + 2] for i in range(0, 20, 2)]
+    assert all({kernel for kernel, _ in pair} == {"base", "patched"} for pair in pairs)
+    assert all(pair[0][1] == pair[1][1] == number for number, pair in enumerate(pairs))
+    assert sum(pair[0][0] == "base" for pair in pairs) == 5
+    assert plan.order(["base", "patched"], 10, seed=3) == cells
+    assert any(plan.order(["base", "patched"], 10, seed=seed) != cells for seed in range(5))
+
+
+def test_which_failure_wins() -> None:
+    codes = [ExitCode.PASSED, ExitCode.NO_VERDICT, ExitCode.KERNEL_FAILED, ExitCode.HOST_FAILED, ExitCode.BUG]
+    for count in range(1, 6):
+        assert worst(codes[:count]) is codes[count - 1]
+    assert worst([]) is ExitCode.PASSED
