@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import pytest
 
@@ -27,6 +30,7 @@ _INTERRUPTED = pytest.StashKey[ExitCode]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of a run."""
+    _terminal()
     group = parser.getgroup("vmtests", "vmtests: kernels, namespaces and clocks")
 
     def add(name: str, **keywords: object) -> None:
@@ -53,6 +57,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
     add("--max-regression", metavar="PERCENT", help="fail (exit 1) on a slowdown above this, such as 1%%")
     add("--seed", type=int, metavar="N", help="what every random choice comes from")
+
+
+@functools.cache
+def _terminal() -> TextIO:
+    """Return the real stdout, kept before pytest begins to capture what goes to file descriptor 1."""
+    return os.fdopen(os.dup(1), "w", buffering=1)
 
 
 def _options(config: pytest.Config) -> Options:
@@ -166,9 +176,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run: options, kernels, accelerator, clock and record."""
     config = request.config
-    stream = config.get_terminal_writer()._file  # past the capturing of output
-    stream.write("\n")
-    this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(stream))
+    print(file=_terminal())
+    this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
     config.stash[_RUN] = this
     yield this
     this.close()

@@ -97,10 +97,12 @@ class Run:
 
     def machine(self) -> Machine:
         """Return the guest's machine for this host and clock."""
+        icount = self.clock == "icount"
         return Machine(
             accelerator=self.accelerator.name,
             cpu_model=self.options.cpu_model,
-            icount=self.clock == "icount",
+            cpus=1 if icount else 2,
+            icount=icount,
         )
 
     def _announce(self, spec: NamespaceSpec) -> None:

@@ -1,140 +1,130 @@
-"""What a patch did to the time: one number a boot, one difference a pair of boots, and a verdict with four values.
+"""What a patch did to the time: faster, slower, the same, or no verdict.
 
-The boot is the sample and the rebind is not: rebinds of one boot share its memory layout and its host's mood, and
-pooling them calls equal kernels different in more than a third of all runs. So each boot gives the median of its
-rebinds, each pair of boots (base and patched, back to back) one difference of logarithms, and Student's t their
-interval.
+Times are judged by `effect`. A count of instructions needs no statistics: the same kernel gives the same count, and one
+pair of boots decides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from scipy import stats
+from collections.abc import Sequence
+from typing import Any
 
 from vmtests.errors import ExitCode
 from vmtests.record import BindEntry, ComparisonEntry
+from vmtests.timing import effect
+from vmtests.timing.effect import BAND, Judgement, Word
+from vmtests.timing.samples import METRICS, Boots, Metric, Pairs, family
 
-Metric = Literal["first", "rebind"]
-METRICS: tuple[Metric, ...] = ("first", "rebind")
+__all__ = ["BAND", "COUNT_TOLERANCE", "METRICS", "compare", "compare_all", "entry", "gate", "gate_interval", "judge"]
 
-#: A wall-clock change whose interval lies inside 1 +- this is "same".
-BAND = 0.05
 #: An instruction count that moved by no more than this is "same": twice the widest spread of a quiet rig.
 COUNT_TOLERANCE = 0.001
-CONFIDENCE = 0.95
-POWER = 0.80
 
 
-@dataclass(frozen=True)
-class Boots:
-    """One number for each boot of one kernel: instructions or nanoseconds for each page, by the boot's number."""
-
-    kernel: str
-    pages: int
-    values: dict[int, float]
+def judge(pairs: Sequence[Pairs], band: float = BAND) -> list[Judgement]:
+    """Judge the times of one family."""
+    return effect.judge([effect.paired(one.differences) for one in pairs], band)
 
 
-def per_boot(binds: Iterable[BindEntry], kernel: str, namespace: str, metric: Metric) -> Boots:
-    """Reduce a kernel's binds to one number a boot: the median of its rebinds, or its first bind.
+def compare_all(
+    binds: Sequence[BindEntry],
+    kernels: Sequence[str],
+    clock: str,
+    *,
+    metrics: Sequence[Metric] = METRICS,
+    band: float = BAND,
+    planned: int | None = None,
+) -> list[ComparisonEntry]:
+    """Compare every kernel with the first, in each namespace and by each metric that has a whole pair of boots.
 
-    A poisoned bind is never a sample: its memory was written by the host a moment ago.
+    Args:
+        binds: of the whole run.
+        kernels: the base first.
+        clock: the run's.
+        metrics: which to compare.
+        band: a change whose interval lies inside 1 +- this is "same"; a gate's limit, if there is one.
+        planned: how many pairs were begun, so that one of which neither boot left a bind is counted as dropped too.
+
+    Raises:
+        UsageError: as `samples.pair` does.
     """
-    chosen = [
-        bind
-        for bind in binds
-        if bind.kernel == kernel
-        and bind.namespace == namespace
-        and not bind.poisoned
-        and (bind.index == 0) == (metric == "first")
-    ]
-    values = {
-        boot: math.exp(
-            float(np.median([math.log(bind.duration_ns / bind.pages) for bind in chosen if bind.boot == boot]))
-        )
-        for boot in sorted({bind.boot for bind in chosen})
-    }
-    return Boots(kernel, chosen[0].pages if chosen else 0, values)
+    found = []
+    for metric in metrics:
+        together = family(binds, kernels, clock, metric)
+        judged = [None] * len(together) if clock == "icount" else judge(together, band)
+        for one, judgement in zip(together, judged, strict=True):
+            pairs = len(one.differences)
+            found.append(
+                entry(
+                    one.base,
+                    one.patched,
+                    judgement,
+                    pairs=pairs,
+                    dropped_pairs=one.dropped if planned is None else planned - pairs,
+                    sign_flip_p=None if judgement is None else effect.sign_flip(one.differences),
+                )
+            )
+    return found
 
 
 def compare(
     binds: Sequence[BindEntry], base: str, patched: str, namespace: str, clock: str, metric: Metric
 ) -> ComparisonEntry | None:
-    """Compare two kernels by one metric; None when there is not one whole pair of boots.
+    """Compare two kernels by one metric, on its own; None when there is not one whole pair of boots."""
+    chosen = [bind for bind in binds if bind.namespace == namespace]
+    return next(iter(compare_all(chosen, (base, patched), clock, metrics=(metric,))), None)
 
-    Unpaired boots are dropped: half a pair says nothing.
-    """
-    one, other = per_boot(binds, base, namespace, metric), per_boot(binds, patched, namespace, metric)
-    numbers = sorted(one.values.keys() & other.values.keys())
-    if not numbers or one.pages != other.pages:
-        return None
-    differences = np.array([math.log(other.values[n] / one.values[n]) for n in numbers])
-    ratio = math.exp(float(differences.mean()))
-    low, high, visible, floor = _interval(differences)
-    if clock == "icount":
-        visible = COUNT_TOLERANCE
-        verdict = _count_verdict(ratio)
-    else:
-        verdict = _time_verdict(low, high)
-    scale, unit = (1.0, "instructions/page") if clock == "icount" else (one.pages / 1e6, "ms")
+
+def entry(base: Boots, patched: Boots, judged: Judgement | None, **more: Any) -> ComparisonEntry:
+    """Return what the record says of two kernels; `judged` is None for counts, `more` has the entry's other fields."""
     return ComparisonEntry(
-        base=base,
-        patched=patched,
-        namespace=namespace,
-        clock=clock,
-        metric=metric,
-        base_value=_middle(one, numbers) * scale,
-        patched_value=_middle(other, numbers) * scale,
-        unit=unit,
-        ratio=ratio,
-        ci_low=low,
-        ci_high=high,
-        pairs=len(numbers),
-        noise_floor=floor,
-        smallest_visible=visible,
-        verdict=verdict,
+        base=base.kernel,
+        patched=patched.kernel,
+        namespace=base.namespace,
+        clock=base.clock,
+        metric=base.metric,
+        base_value=base.middle,
+        patched_value=patched.middle,
+        unit=base.unit,
+        **(_counted(base, patched) if judged is None else _timed(judged)),
+        **more,
     )
 
 
-def _middle(boots: Boots, numbers: Sequence[int]) -> float:
-    return float(np.median([boots.values[number] for number in numbers]))
+def _timed(judged: Judgement) -> dict[str, Any]:
+    return {
+        "ratio": judged.ratio,
+        "ci_low": judged.low,
+        "ci_high": judged.high,
+        "confidence": judged.confidence,
+        "noise_floor": judged.noise_floor,
+        "smallest_visible": judged.smallest_visible,
+        "verdict": judged.word,
+    }
 
 
-def _interval(differences: np.ndarray) -> tuple[float | None, float | None, float | None, float | None]:
-    """Return the ratio's interval, the smallest visible change and the noise floor; None where one pair is all.
+def _counted(base: Boots, patched: Boots) -> dict[str, Any]:
+    """Judge counts: a tolerance, no interval; no verdict where the boots of one kernel differ by more than that.
 
-    The smallest visible change is found in 80 % of runs like this one; the noise floor is what one boot differs from
-    another of the same kernel by, judged from the scatter of the pairs.
+    A change is visible when it cannot hide behind the tolerance and what boots differ by: what was seen of that, and
+    at least half the tolerance, the widest spread of a quiet rig.
     """
-    k = len(differences)
-    if k < 2:
-        return None, None, None, None
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    error = spread / math.sqrt(k)
-    reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, k - 1))
-    visible = math.exp((reach + float(stats.t.ppf(POWER, k - 1))) * error) - 1
-    floor = math.exp(spread / math.sqrt(2)) - 1
-    return math.exp(mean - reach * error), math.exp(mean + reach * error), visible, floor
-
-
-def _count_verdict(ratio: float) -> str:
-    if abs(ratio - 1) <= COUNT_TOLERANCE:
-        return "same"
-    return "slower" if ratio > 1 else "faster"
-
-
-def _time_verdict(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "no-verdict"
-    if low > 1 - BAND and high < 1 + BAND:
-        return "same"
-    if low > 1:
-        return "slower"
-    return "faster" if high < 1 else "no-verdict"
+    ratio = math.exp(float(patched.array.mean() - base.array.mean()))
+    floor = max(base.disagreement, patched.disagreement)
+    word: Word = "same"
+    if floor > COUNT_TOLERANCE:
+        word = "no-verdict"
+    elif abs(ratio - 1) > COUNT_TOLERANCE:
+        word = "slower" if ratio > 1 else "faster"
+    return {
+        "ratio": ratio,
+        "ci_low": None,
+        "ci_high": None,
+        "noise_floor": floor if len(base.values) > 1 else None,
+        "smallest_visible": COUNT_TOLERANCE + max(COUNT_TOLERANCE / 2, floor),
+        "verdict": word,
+    }
 
 
 def gate(comparison: ComparisonEntry, limit: float) -> ExitCode:
@@ -144,7 +134,14 @@ def gate(comparison: ComparisonEntry, limit: float) -> ExitCode:
         comparison: of the rebinds.
         limit: the slowdown that is still allowed, as a fraction.
     """
-    if comparison.verdict == "no-verdict":
+    if comparison.clock == "icount" and comparison.verdict != "no-verdict":
+        count = 1.0 if comparison.verdict == "same" else comparison.ratio
+        return gate_interval(count, count, limit)
+    return gate_interval(comparison.ci_low, comparison.ci_high, limit)
+
+
+def gate_interval(low: float | None, high: float | None, limit: float) -> ExitCode:
+    """Fail when the whole interval lies above the limit, pass when none of it does; else there is no verdict."""
+    if low is None or high is None or low <= 1 + limit < high:
         return ExitCode.NO_VERDICT
-    low = comparison.ci_low if comparison.ci_low is not None else comparison.ratio
-    return ExitCode.KERNEL_FAILED if comparison.verdict == "slower" and low > 1 + limit else ExitCode.PASSED
+    return ExitCode.KERNEL_FAILED if low > 1 + limit else ExitCode.PASSED
