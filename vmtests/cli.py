@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         from vmtests.report import table
 
-        print(table.doctor(found.rows, colour=sys.stdout.isatty()))
+        width = shutil.get_terminal_size((100, 24)).columns
+        rows = [(row.status, row.name, row.found + (f"\n-> {row.advice}" if row.advice else "")) for row in found.rows]
+        print(table.render(table.listing(rows), width=width, colour=sys.stdout.isatty()))
     return found.exit_code
 
 

@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vmtests", "vmtests: kernels, namespaces and clocks")
 
     def add(name: str, **keywords: object) -> None:
-        group.addoption(name, **keywords)  # type: ignore[arg-type]
+        group.addoption(name, **keywords)
 
     add("--kernel", action="append", default=[], metavar="NAME[=DIR[@REV]]", help="a kernel to test; the first is base")
     add("--kernel-tree", metavar="DIR[@REV]", help="the source of base: a kernel tree of yours, never written to")
@@ -192,9 +192,11 @@ def bench(request: pytest.FixtureRequest, run: Run) -> Iterator[Bench]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note which kind of failure each test ended with; show ours by their message, without our own stack."""
-    report: pytest.TestReport = yield  # type: ignore[misc]
+    report = yield
     if _is_case(item) and call.excinfo is not None and report.failed:
         error = call.excinfo.value
         known = isinstance(error, VmtestsError)
@@ -203,7 +205,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.longrepr = f"{type(error).__name__}: {error}"
         if _RUN in item.config.stash:
             item.config.stash[_RUN].note_failure(item.nodeid, report.longreprtext)
-    return report  # type: ignore[return-value]
+    return report
 
 
 @pytest.hookimpl(trylast=True)  # after the guests are gone

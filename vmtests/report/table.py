@@ -86,3 +86,11 @@ def memmaps(entries: Sequence[MemmapEntry], differences: Sequence[DifferenceEntr
             two.namespace, f"{two.patched} - {two.base}", "same?", f"{two.pages_compared:,}", "", f"{two.mismatches:,}"
         )
     return table
+
+
+def listing(rows: Sequence[tuple[str, str, str]]) -> Table:
+    """Return rows of three columns as they are, without a heading."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

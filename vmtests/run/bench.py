@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmtests.errors import KernelFailure
 from vmtests.guest import Guest
 from vmtests.memmap import Oracle
 from vmtests.pmem import Namespace, NamespaceSpec, Region, create_namespace
@@ -103,7 +102,4 @@ class Bench:
                 examples=tuple(example.to_json() for example in result.examples),
             )
         )
-        if not result.passed:
-            raise KernelFailure(
-                f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}: {result.explain()}"
-            )
+        result.verify(f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}")
