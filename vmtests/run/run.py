@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from vmtests.errors import ExitCode
 from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
-from vmtests.kernel import Kernel
+from vmtests.kernel import Kernel, Recipe
 from vmtests.memmap import Oracle
 from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
 from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
@@ -41,6 +40,7 @@ class Run:
         self.options = options
         self.progress = progress
         self.record = RecordWriter(_folder(options), argv=argv, seed=self.seed_of(options))
+        self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
         self._announced = False
         self._guests = 0
@@ -76,11 +76,15 @@ class Run:
             return self.options.clock
         return "wall" if self.accelerator.name == "kvm" else "icount"
 
+    def add(self, recipe: Recipe) -> None:
+        """Let a kernel that no option names be used under its recipe's name."""
+        self._recipes[recipe.name] = recipe
+
     def kernel(self, name: str) -> Kernel:
         """Return a kernel, built at its first use."""
         if name not in self._kernels:
             with self.progress.task(f"kernel {name}") as update:
-                built = kernel.build(self.options.recipe(name), progress=update)
+                built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
             self._kernels[name] = built
             self.record.add(
                 KernelEntry(
@@ -115,12 +119,13 @@ class Run:
             )
 
     @contextmanager
-    def guest(self, name: str, number: int) -> Iterator[Guest]:
+    def guest(self, name: str, number: int, *, append: Sequence[str] = ()) -> Iterator[Guest]:
         """Boot a kernel; the guest is gone when the block is left.
 
         Args:
             name: the kernel's.
             number: which boot of this kernel it is, from 0.
+            append: more words for its command line.
         """
         built, machine = self.kernel(name), self.machine()
         self._guests += 1
@@ -128,7 +133,7 @@ class Run:
         folder.mkdir()
         with ExitStack() as stack:
             with self.progress.task(f"{name}: boot"):
-                guest = stack.enter_context(boot(built, self.image, machine, evidence=folder))
+                guest = stack.enter_context(boot(built, self.image, machine, evidence=folder, append=append))
             self._note_guest(guest, number)
             stack.callback(self._note_evidence, folder)
             yield guest
@@ -136,8 +141,16 @@ class Run:
             self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
 
     @contextmanager
-    def bench(self, name: str, spec: NamespaceSpec, number: int) -> Iterator[Bench]:
-        """Boot a kernel, plug the NVDIMM, arm the probes."""
+    def bench(self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None) -> Iterator[Bench]:
+        """Boot a kernel, arm the probes, plug the NVDIMM.
+
+        Args:
+            name: the kernel's.
+            spec: the kind of namespace that the bench is for.
+            number: which boot of this kernel it is, from 0.
+            pmem_size: bytes; what the options say by default.
+        """
+        size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
         label = f"{name} {spec.id}" + (f" boot {number}" if number else "")
         with ExitStack() as stack:
@@ -145,15 +158,15 @@ class Run:
             oracle = stack.enter_context(Oracle.attach(guest))
             probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
             backing = stack.enter_context(
-                BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(self.options.pmem_size))
+                BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(size))
             )
-            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=self.options.pmem_size)
+            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size)
             with self.progress.task(f"{label}: hot-plug"):
                 region = plug(guest, nvdimm)
             yield Bench(
                 guest=guest,
                 region=region,
-                spec=replace(spec),
+                spec=spec,
                 probes=probes,
                 oracle=oracle,
                 record=self.record,
