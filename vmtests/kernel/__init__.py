@@ -1,1 +1,7 @@
-"""."""
+"""Kernels: recipes, source, patches, config, and builds in the cache."""
+
+from vmtests.kernel.build import Kernel, build
+from vmtests.kernel.patches import Patch
+from vmtests.kernel.recipe import Recipe, known, load, resolve
+
+__all__ = ["Kernel", "Patch", "Recipe", "build", "known", "load", "resolve"]

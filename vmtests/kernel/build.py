@@ -1,0 +1,288 @@
+"""Building kernels in the cache: once for each content, and only what a patch changes.
+
+An entry `kernels/KEY/` has bzImage, vmlinux, config, System.map, build.log and kernel.json. That of a kernel without
+patches has its objects too: a variant, which has the same source, config and compiler, starts from a copy of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vmtests import cache
+from vmtests.command import run
+from vmtests.errors import HostFailure
+from vmtests.kernel import config as kconfig
+from vmtests.kernel import patches, source
+from vmtests.kernel.config import Request
+from vmtests.kernel.make import Make, Toolchain
+from vmtests.kernel.patches import Patch
+from vmtests.kernel.recipe import Recipe
+from vmtests.kernel.source import DEBIAN, Source
+
+# Part of every key: raised when the way to build changes what comes out.
+_FORMAT = 1
+
+# A build's tree, objects and results, and the source, with room to spare.
+_ROOM = 5 << 30
+
+# What linking makes anew in any case, as patterns in the build folder.
+_LINKED = (
+    "vmlinux", "vmlinux.*", ".tmp_vmlinux*", "arch/x86/boot/compressed/vmlinux*", "arch/x86/boot/*.bin",
+    "arch/x86/boot/bzImage",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel that can be booted, in the cache."""
+
+    name: str
+    # As `uname -r` says it.
+    release: str
+    # The bzImage.
+    image: Path
+    # With debug info.
+    vmlinux: Path | None
+    # The whole .config.
+    config: Path
+    config_sha256: str
+    # Such as "linux-source-7.3 7.3.4-1" or "/home/me/linux @ 0123456789ab (dirty)".
+    source: str
+    compiler: str
+    patches: tuple[Patch, ...]
+    # None: it was in the cache.
+    build_seconds: float | None
+    # The name of all that went into it.
+    key: str
+    # To be inserted in this order before there is pmem.
+    modules: tuple[Path, ...] = ()
+    # What was not committed in the user's tree.
+    diff: Path | None = None
+
+    def config_values(self) -> Mapping[str, str]:
+        """Return "CONFIG_X" to its value as it stands in the .config; what is not set is absent."""
+        return kconfig.values(self.config)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "name": self.name,
+            "release": self.release,
+            "image": str(self.image),
+            "vmlinux": str(self.vmlinux) if self.vmlinux else None,
+            "config": str(self.config),
+            "config_sha256": self.config_sha256,
+            "source": self.source,
+            "compiler": self.compiler,
+            "patches": [patch.to_json() for patch in self.patches],
+            "build_seconds": self.build_seconds,
+            "key": self.key,
+            "modules": [str(path) for path in self.modules],
+            "diff": str(self.diff) if self.diff else None,
+        }
+
+
+def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> Kernel:
+    """Build the kernel, or find it in the cache.
+
+    Args:
+        recipe: what it is made of.
+        progress: told what is being done, a short line at a time.
+
+    Raises:
+        UsageError: a tree or a revision that is not there.
+        HostFailure: no source, a patch that does not apply, a config line that Kconfig drops, a compiler's error.
+    """
+    tell = progress or (lambda _: None)
+    if re.search(r"[\s:]", str(cache.root())):
+        raise HostFailure(
+            f"no kernel builds in {cache.root()}, for make: set XDG_CACHE_HOME to a folder without ' ' and ':'"
+        )
+    found = source.find(recipe.source, recipe.series, tell)
+    plan = _Plan(
+        recipe=recipe,
+        source=found,
+        toolchain=Toolchain.of(recipe.cc),
+        request=Request.of(recipe),
+        patches=(*([found.diff] if found.diff else []), *recipe.patches),
+        tell=tell,
+    )
+    started = time.monotonic()
+    key = plan.key()
+    cached = cache.find("kernels", key) is not None
+    entry = plan.entry()
+    said = json.loads((entry / "kernel.json").read_text())
+    return Kernel(
+        name=recipe.name,
+        release=said["release"],
+        image=entry / "bzImage",
+        vmlinux=entry / "vmlinux",
+        config=entry / "config",
+        config_sha256=said["config_sha256"],
+        source=found.title,
+        compiler=plan.toolchain.compiler,
+        patches=recipe.patches,
+        build_seconds=None if cached else round(time.monotonic() - started, 1),
+        key=key,
+        diff=found.diff.path if found.diff else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A kernel to build, all of whose ingredients are known."""
+
+    recipe: Recipe
+    source: Source
+    toolchain: Toolchain
+    request: Request
+    # In the order to apply them, uncommitted edits first.
+    patches: tuple[Patch, ...]
+    tell: Callable[[str], None] = field(compare=False)
+    # Options that patches bring are lost in the base that those patches are put on.
+    is_base: bool = False
+
+    def key(self) -> str:
+        """Return the name of the entry."""
+        shas = " ".join(patch.sha256 for patch in self.patches)
+        parts = [str(_FORMAT), self.source.identity, self.config().read_text(), shas, str(self.toolchain)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def entry(self) -> Path:
+        """Return the folder of the built kernel."""
+        return cache.entry(
+            "kernels", self.key(), self._fill, waiting=lambda: self.tell("another run is building it: waiting")
+        )
+
+    def config(self) -> Path:
+        """Return the final .config, with all that was asked for."""
+        new_options = any(Path(file).name.startswith("Kconfig") for patch in self.patches for file in patch.files())
+        shas = " ".join(patch.sha256 for patch in self.patches) if new_options else ""
+        parts = [str(_FORMAT), self.source.identity, self.request.digest(), shas, str(self.toolchain)]
+
+        def fill(to: Path) -> None:
+            tree = self._patched(to / "linux") if new_options else self.source.tree(self.tell)
+            made = kconfig.write(self.request, Make(tree, to / "build", self.toolchain))
+            made.rename(to / "config")
+            for rest in ("build", "linux"):
+                shutil.rmtree(to / rest, ignore_errors=True)
+
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        path = cache.entry("configs", key, fill) / "config"
+        lost = [] if self.is_base else kconfig.lost(self.request, path)
+        if lost:
+            raise HostFailure(
+                f"kernel {self.recipe.name}: {self.source.title} drops {len(lost)} of the {len(self.request.checked)}"
+                f" config lines that are asked for:\n{kconfig.explain(lost, path, self.source.tree(self.tell))}",
+                evidence=[path],
+            )
+        return path
+
+    def _fill(self, to: Path) -> None:
+        """Build into the folder of a new entry."""
+        _sweep()
+        free = shutil.disk_usage(to).free
+        if free < _ROOM:
+            raise HostFailure(
+                f"building a kernel needs {_ROOM >> 30} GiB and {cache.root()} has {free / (1 << 30):.1f} GiB free:"
+                " make room, or set XDG_CACHE_HOME to a folder with more"
+            )
+        base = self._base() if self.patches else None
+        tree = self._patched(to / "linux")
+        build = tree / "build"
+        if base is not None:
+            run(["cp", "--archive", "--reflink=auto", base / "objects", build], seconds=600)
+        else:
+            build.mkdir()
+        content = self.config().read_bytes()
+        if base is None or (build / ".config").read_bytes() != content:
+            (build / ".config").write_bytes(content)
+        self._compile(Make(tree, build, self.toolchain), to / "build.log")
+        release = (build / "include/config/kernel.release").read_text().strip()
+        for name, file in {
+            "bzImage": "arch/x86/boot/bzImage",
+            "vmlinux": "vmlinux",
+            "config": ".config",
+            "System.map": "System.map",
+        }.items():
+            shutil.copy2(build / file, to / name)
+        if not self.patches:
+            for pattern in _LINKED:
+                for path in build.glob(pattern):
+                    path.unlink()
+            build.rename(to / "objects")
+        shutil.rmtree(tree)
+        said = {
+            "release": release,
+            "config_sha256": hashlib.sha256((to / "config").read_bytes()).hexdigest(),
+            "source": self.source.title,
+            "compiler": self.toolchain.compiler,
+            "linker": self.toolchain.linker,
+            "patches": [patch.to_json() for patch in self.patches],
+        }
+        (to / "kernel.json").write_text(json.dumps(said, indent=1) + "\n")
+
+    def _base(self) -> Path | None:
+        """Return the entry of the same kernel without patches, or None if it does not build."""
+        try:
+            return replace(self, patches=(), is_base=True).entry()
+        except HostFailure as error:
+            if error.status is None:
+                raise
+            self.tell("what it is based on does not build: building it whole")
+            return None
+
+    def _patched(self, to: Path) -> Path:
+        """Make the tree to build: hard links to the pristine one, and new files where a patch changes them."""
+        pristine = self.source.tree(self.tell)
+        if self.recipe.source == DEBIAN:
+            for file, word in self.recipe.absent:
+                if word in (pristine / file).read_text(errors="replace"):
+                    raise HostFailure(
+                        f"kernel {self.recipe.name}: {file} of {self.source.title} says {word!r}, so it has the change"
+                        " already that this kernel is to be measured without: name another series in the recipe"
+                    )
+        self.tell("preparing the tree")
+        run(["cp", "--archive", "--link", pristine, to], seconds=600)
+        for patch in self.patches:
+            patches.apply(patch, to, source=self.source.title)
+        return to
+
+    def _compile(self, make: Make, log: Path) -> None:
+        compiled = 0
+
+        def count(line: str) -> None:
+            nonlocal compiled
+            if re.match(r"  (CC|AS|HOSTCC|LD|AR) ", line):
+                compiled += line.startswith(("  CC ", "  AS "))
+                linking = line.startswith("  LD ") and "vmlinux" in line
+                self.tell("linking" if linking else f"{compiled} objects compiled")
+
+        try:
+            make("bzImage", what=f"building kernel {self.recipe.name} failed", seconds=7200, log=log, line=count)
+        except HostFailure as error:
+            # The entry goes, its log stays.
+            kept = cache.root() / "logs" / f"kernel-{self.recipe.name}-{os.getpid()}.log"
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copy(log, kept)
+            error.evidence = (kept,)
+            raise
+
+
+def _sweep() -> None:
+    """Remove what killed builds have left, gigabytes each: the lock of one that lives cannot be had."""
+    for kind in ("configs", "kernels", "sources"):
+        for rest in (cache.root() / kind).glob(".*.tmp"):
+            key = rest.name[1:].rsplit(".", 2)[0]
+            with contextlib.suppress(HostFailure), cache.locked(rest.with_name(f".{key}.lock"), seconds=0):
+                shutil.rmtree(rest, ignore_errors=True)

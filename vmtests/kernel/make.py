@@ -1,0 +1,116 @@
+"""Running a kernel's own make, the same way whatever the caller's environment is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmtests.command import require, run
+from vmtests.errors import HostFailure
+
+# The compiler reads this file, in the build folder: a flag that names the folder must not stand in the command lines,
+# which kbuild compares to tell what has to be compiled again.
+_FLAGS = "vmtests.flags"
+
+# What names the cause, rather than one of make's many lines about it.
+_ERROR = re.compile(
+    r"error:|undefined reference|multiple definition|not found|No such file|No space left|Killed|recursive dep",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What compiles and links: part of what a kernel is."""
+
+    # As typed, such as "gcc-14" or "ccache gcc".
+    cc: str
+    # The first line of its --version.
+    compiler: str
+    linker: str
+
+    @classmethod
+    def of(cls, cc: str) -> Toolchain:
+        """Ask the compiler `cc` and the linker for their versions; HostFailure if they are missing."""
+        words = shlex.split(cc) or ["gcc"]
+        for word in words:
+            require(word)
+        compiler = run([*words, "--version"], seconds=60).stdout.splitlines()[0]
+        linker = run([require("ld", package="binutils"), "--version"], seconds=60).stdout.splitlines()[0]
+        return cls(shlex.join(words), compiler, linker)
+
+
+@dataclass(frozen=True)
+class Make:
+    """One tree, one build folder, one toolchain."""
+
+    tree: Path
+    # In the tree itself kbuild uses relative paths, so that the folder can be moved.
+    build: Path
+    toolchain: Toolchain
+
+    def __call__(
+        self,
+        *targets: str,
+        what: str,
+        seconds: float = 600,
+        log: Path | None = None,
+        line: Callable[[str], None] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Make the targets; HostFailure with the first error and the log's path, its message beginning with `what`."""
+        self.build.mkdir(exist_ok=True)
+        (self.build / _FLAGS).write_text(f'"-fdebug-prefix-map={self.tree.resolve()}=/linux"\n')
+        variables = {
+            "O": str(self.build),
+            "ARCH": "x86_64",
+            "CROSS_COMPILE": "",
+            "LLVM": "",
+            "CC": self.toolchain.cc,
+            "HOSTCC": self.toolchain.cc,
+            "KCFLAGS": f"@{_FLAGS}",
+            "KAFLAGS": f"@{_FLAGS}",
+            "KCONFIG_CONFIG": ".config",
+            # Set, if empty: without it a "+" comes into the release when a repository is near.
+            "LOCALVERSION": "",
+            "KBUILD_BUILD_USER": "vmtests",
+            "KBUILD_BUILD_HOST": "vmtests",
+            "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+            "KBUILD_BUILD_VERSION": "1",
+        }
+        jobs = len(os.sched_getaffinity(0))
+        result = run(
+            [require("make"), "-C", self.tree, f"-j{jobs}", *(f"{k}={v}" for k, v in variables.items()), *targets],
+            env={"MAKEFLAGS": "", "MAKELEVEL": "", "KBUILD_OUTPUT": ""},
+            seconds=seconds,
+            log=log,
+            line=line,
+            check=False,
+            what=what,
+        )
+        if result.returncode != 0:
+            errors = first_errors(result.stdout)
+            raise HostFailure(
+                f"{what}: {errors[0]}",
+                command=result.args,
+                status=result.returncode,
+                output="\n".join(errors),
+                evidence=[log] if log else [],
+            )
+        return result
+
+
+def first_errors(output: str) -> list[str]:
+    """Return the first error of a build and what follows it up to make's own line about it."""
+    lines = [line for line in output.splitlines() if line.strip() and not re.match(r"  [A-Z]+ ", line)]
+    for pattern in (_ERROR, re.compile(r"\*\*\*")):
+        for number, line in enumerate(lines):
+            if pattern.search(line):
+                rest = lines[number : number + 15]
+                end = next((i for i, line in enumerate(rest) if re.match(r"make(\[\d+\])?: \*\*\*", line)), len(rest))
+                return rest[: end + 1]
+    return lines[-10:] or ["it printed nothing"]

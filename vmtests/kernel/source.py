@@ -1,0 +1,275 @@
+"""Kernel source: Debian's, or a tree of the user's, which is never written to.
+
+Each source ends as a pristine tree in the cache, `sources/NAME/`, that nothing writes to either: builds work on hard
+links to its files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vmtests import cache
+from vmtests.command import require, run
+from vmtests.debian import NEWER_SUITES, Archive, Package, unpack
+from vmtests.errors import HostFailure, UsageError
+from vmtests.kernel.git import git
+from vmtests.kernel.patches import Patch
+
+#: The source that is not a tree of the user's.
+DEBIAN = "debian"
+
+# What every kernel tree has that we can build.
+_LANDMARKS = ("Makefile", "Kconfig", "arch/x86")
+
+# What a build leaves in a plain tree, as far as it is large; `make mrproper` removes the rest from the copy.
+_PRODUCTS = (".git", "*.o", "*.a", "*.ko", "*.cmd", ".tmp_*", "vmlinux", "vmlinux.unstripped", "bzImage")
+
+# Untracked files beyond this are hardly source.
+_UNTRACKED_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kernel source whose content is known; it is unpacked only when something must be built."""
+
+    # What the user reads, such as "linux-source-7.3 7.3.4-1".
+    title: str
+    # The same for the same content, whatever else changes.
+    identity: str
+    # Its folder in the cache's "sources".
+    name: str
+    unpack: Callable[[Path], None]
+    # A git tree's edits that are not committed, to be applied before all other patches.
+    diff: Patch | None = None
+
+    def tree(self, progress: Callable[[str], None] | None = None) -> Path:
+        """Return the pristine tree in the cache, unpacked if need be."""
+        if progress is not None and cache.find("sources", self.name) is None:
+            progress(f"unpacking {self.title}")
+        return cache.entry("sources", self.name, self.unpack)
+
+
+def find(source: str, series: str, progress: Callable[[str], None] | None = None) -> Source:
+    """Return the source that a recipe names.
+
+    Args:
+        source: "debian", or a user's tree DIR[@REV].
+        series: Debian's linux-source-SERIES.
+        progress: told about what takes long.
+
+    Raises:
+        UsageError: there is no such tree or revision, or it is no kernel.
+        HostFailure: Debian's archive cannot be reached, or has no such series.
+    """
+    if source == DEBIAN:
+        return _debian(series)
+    folder, revision = split(source)
+    bare = git("rev-parse", "--is-bare-repository", cwd=folder, check=False).stdout.strip() == "true"
+    top = git("rev-parse", "--show-toplevel", cwd=folder, check=False).stdout.rstrip("\n")
+    is_git = bare or top == str(folder)
+    if is_git:
+        commit = _commit(folder, revision or "HEAD")
+        if commit is not None:
+            return _git_tree(folder, commit, dirty=revision is None and not bare)
+    if revision is not None:
+        raise UsageError(f"{folder} {'has no revision' if is_git else 'is no git tree to have'} {revision!r}")
+    return _plain_tree(folder, progress)
+
+
+def split(source: str) -> tuple[Path, str | None]:
+    """Split DIR[@REV] into the absolute folder and the revision; UsageError if the folder cannot be read."""
+    ends = [len(source), *(at.start() for at in re.finditer("@", source))]
+    for end in ends:
+        folder = Path(source[:end]).expanduser()
+        if source[:end] and folder.is_dir():
+            if not os.access(folder, os.R_OK | os.X_OK):
+                raise UsageError(f"the kernel tree {folder} cannot be read")
+            if end + 1 == len(source):
+                raise UsageError(f"{source}: name a revision after the @")
+            return folder.resolve(), source[end + 1 :] or None
+    raise UsageError(f"there is no kernel tree {source}: give a folder, or FOLDER@REVISION")
+
+
+def _debian(series: str) -> Source:
+    """Return the newest linux-source-SERIES at its first use, and the same one from then on."""
+    if not re.fullmatch(r"\d+\.\d+", series):
+        raise HostFailure(f'{series!r} is no series of the kernel: a recipe has it as in series = "7.3"')
+    folder = cache.root() / "sources"
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"linux-source-{series}.json"
+    with cache.locked(folder / f".linux-source-{series}.lock"):
+        try:
+            package = Package(**json.loads(kept.read_text()))
+        except (OSError, ValueError, TypeError):
+            package = Archive.open(NEWER_SUITES).newest(f"linux-source-{series}")
+
+    def fill(to: Path) -> None:
+        scratch = to / ".package"
+        scratch.mkdir()
+        deb = Archive.open(NEWER_SUITES).download(package, scratch)
+        unpack(deb, scratch)
+        [tarball] = scratch.glob("usr/src/linux-source-*.tar.*")
+        require("xz", package="xz-utils")
+        run(["tar", "--extract", "--file", tarball, "--directory", to, "--strip-components=1"], seconds=1800)
+        shutil.rmtree(scratch)
+        temporary = kept.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(package)))
+        temporary.replace(kept)
+
+    return Source(
+        title=f"{package.name} {package.version}",
+        identity=f"{package.name}={package.version}",
+        name=re.sub(r"[^A-Za-z0-9.-]", "_", f"{package.name}-{package.version}"),
+        unpack=fill,
+    )
+
+
+def _commit(folder: Path, revision: str) -> str | None:
+    name = f"{revision}^{{commit}}"
+    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", name, cwd=folder, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _git_tree(folder: Path, commit: str, *, dirty: bool) -> Source:
+    """Return a commit of the user's repository, and what is edited since then if `dirty`.
+
+    All that git writes goes to a repository of our own that borrows the user's objects, which is what
+    `git clone --shared` makes, and to a copy of the user's index.
+    """
+    for landmark in _LANDMARKS:
+        if git("cat-file", "-e", f"{commit}:{landmark}", cwd=folder, check=False).returncode != 0:
+            raise UsageError(f"{folder} at {commit[:12]} is no kernel tree: it has no {landmark}")
+    shadow = cache.root() / "trees" / hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
+    shadow.mkdir(parents=True, exist_ok=True)
+    with cache.locked(shadow / "lock"):
+        kind = git("rev-parse", "--show-object-format", cwd=folder).stdout.strip()
+        git("init", "--quiet", "--bare", "--template=", f"--object-format={kind}", shadow, cwd=shadow)
+        (shadow / "objects/info").mkdir(exist_ok=True)
+        (shadow / "objects/info/alternates").write_text(f"{_git_path(folder, 'objects')}\n")
+        diff = _edits(folder, commit, shadow) if dirty else None
+
+    def fill(to: Path) -> None:
+        index = {"GIT_DIR": str(shadow), "GIT_WORK_TREE": str(to), "GIT_INDEX_FILE": str(to / ".index")}
+        what = f"checking out {commit[:12]} of {folder} failed"
+        git("read-tree", commit, cwd=to, env=index, what=what)
+        git("checkout-index", "--all", "--quiet", cwd=to, env=index, what=what)
+        (to / ".index").unlink()
+
+    return Source(
+        title=f"{folder} @ {commit[:12]}{' (dirty)' if diff else ''}",
+        identity=f"commit {commit}",
+        name=f"git-{commit}",
+        unpack=fill,
+        diff=diff,
+    )
+
+
+def _git_path(folder: Path, name: str) -> Path:
+    return Path(git("rev-parse", "--path-format=absolute", "--git-path", name, cwd=folder).stdout.strip())
+
+
+def _edits(folder: Path, commit: str, shadow: Path) -> Patch | None:
+    """Return all that the working tree has and the commit has not, untracked files too, as a patch."""
+    untracked = git("ls-files", "--others", "--exclude-standard", "-z", cwd=folder).stdout.split("\0")
+    sizes = {name: (folder / name).lstat().st_size for name in untracked if name and (folder / name).is_file()}
+    if sum(sizes.values()) > _UNTRACKED_LIMIT:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise UsageError(
+            f"{folder} has {sum(sizes.values()) >> 20} MiB of untracked files, the largest is {largest}: remove them,"
+            f" have git ignore them, or name the revision to build, as in {folder}@HEAD"
+        )
+    index = shadow / "index"
+    try:
+        shutil.copy2(_git_path(folder, "index"), index)  # its time too: git tells by it which entries are in doubt
+    except FileNotFoundError:
+        index.unlink(missing_ok=True)
+    (shadow / "edits").mkdir(exist_ok=True)
+    # What git adds it would touch among the user's objects if it could see them there.
+    private = {"GIT_INDEX_FILE": str(index), "GIT_OBJECT_DIRECTORY": str(shadow / "edits")}
+    git("update-index", "-q", "--refresh", cwd=folder, env=private, check=False)
+    added = git("add", "--all", cwd=folder, env=private, check=False)
+    if added.returncode != 0:
+        raise UsageError(f"the edits in {folder} cannot be read", output=added.stdout)
+    private["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = str(shadow / "objects")
+    temporary = shadow / "edits.diff"
+    git(
+        "diff", "--cached", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv",
+        "--src-prefix=a/", "--dst-prefix=b/", f"--output={temporary}", commit, cwd=folder, env=private,
+    )  # fmt: skip
+    if not temporary.stat().st_size:
+        return None
+
+    def keep(to: Path) -> None:
+        shutil.copy(temporary, to / "uncommitted.diff")
+
+    kept = cache.entry("diffs", Patch.read(temporary).sha256, keep)
+    return Patch.read(kept / "uncommitted.diff")
+
+
+def _plain_tree(folder: Path, progress: Callable[[str], None] | None) -> Source:
+    """Return a tree without git, known by its content; a look at its files' times saves reading them again."""
+    for landmark in _LANDMARKS:
+        if not (folder / landmark).exists():
+            raise UsageError(f"{folder} is no kernel tree: it has no {landmark}")
+    listing = hashlib.sha256(os.fsencode(folder))
+    for path in _walk(folder):
+        status = path.lstat()
+        listing.update(repr((os.fsencode(path), status.st_mode, status.st_size, status.st_mtime_ns)).encode())
+        listing.update(repr((status.st_ctime_ns, status.st_ino)).encode())
+    name = f"plain-{listing.hexdigest()[:32]}"
+    memory = cache.root() / "sources" / f"{name}.sha256"
+
+    def fill(to: Path) -> None:
+        try:
+            shutil.copytree(folder, to, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_PRODUCTS))
+        except (shutil.Error, OSError) as error:
+            raise UsageError(f"the kernel tree {folder} cannot be copied: {error}") from None
+        run(["make", "-C", to, "ARCH=x86_64", "mrproper"], seconds=600, what=f"cleaning the copy of {folder} failed")
+
+    if not memory.exists():
+        if progress is not None:
+            progress(f"copying {folder}")
+        memory.parent.mkdir(exist_ok=True)
+        content = _content(cache.entry("sources", name, fill))
+        temporary = memory.with_suffix(f".{os.getpid()}")
+        temporary.write_text(content)
+        temporary.replace(memory)
+    content = memory.read_text()
+    return Source(title=f"{folder} @ content {content[:12]}", identity=f"content {content}", name=name, unpack=fill)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the tree's files, without a build's products, in a fixed order."""
+    for parent, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not _is_product(name))
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        yield from (Path(parent) / name for name in sorted([*files, *links]) if not _is_product(name))
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(f"the kernel tree cannot be read: {error.filename}: {error.strerror}")
+
+
+def _is_product(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _PRODUCTS)
+
+
+def _content(tree: Path) -> str:
+    total = hashlib.sha256()
+    for path in _walk(tree):
+        if path.is_symlink():
+            content = os.fsencode(path.readlink())
+        else:
+            with path.open("rb") as handle:
+                content = hashlib.file_digest(handle, "sha256").digest()
+        executable = bool(path.lstat().st_mode & 0o100)
+        total.update(repr((os.fsencode(path.relative_to(tree)), executable, content)).encode())
+    return total.hexdigest()
