@@ -1,0 +1,143 @@
+"""A running guest: what tests do with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmtests.errors import KernelFailure
+from vmtests.guest.console import Console
+from vmtests.guest.death import Death
+from vmtests.guest.machine import Machine
+from vmtests.guest.monitor import Monitor
+from vmtests.guest.process import Process
+from vmtests.guest.shell import Result, Shell
+from vmtests.guest.workspace import Workspace
+
+if TYPE_CHECKING:
+    from vmtests.image import Image
+    from vmtests.kernel import Kernel
+
+#: The pause between two looks at a condition in the guest.
+_TURN_USEC = 50_000
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that runs, as boot() makes it.
+
+    Attributes:
+        ram: the file that is the guest's memory.
+        drgn_socket: a QMP monitor of its own for drgn.
+        evidence: the folder of the console's log, QEMU's stderr, the QMP log, the commands' log and argv.sh.
+        seconds_to_first_command: from QEMU's start to the end of the first command over SSH.
+        cpu_warnings: features of the CPU model that the accelerator lacks.
+        patience: what deadlines for this guest are multiplied by.
+    """
+
+    kernel: Kernel
+    image: Image
+    machine: Machine
+    workspace: Workspace
+    evidence: Path
+    process: Process
+    console: Console
+    monitor: Monitor
+    shell: Shell
+    death: Death
+    ram: Path
+    drgn_socket: Path
+    seconds_to_first_command: float
+    cpu_warnings: tuple[str, ...]
+    patience: float
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return self.process.pid
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """QEMU's arguments, its path first."""
+        return self.process.argv
+
+    @property
+    def alive(self) -> bool:
+        """Whether no witness has reported a death."""
+        return self.death.cause is None
+
+    def check_alive(self) -> None:
+        """Raise what the guest died of, if it is dead.
+
+        Raises:
+            KernelFailure, HostFailure: with the end of the console.
+        """
+        self.death.check(f"the guest with kernel {self.kernel.name} is dead")
+
+    def run(
+        self,
+        command: Sequence[str] | str,
+        *,
+        seconds: float = 60.0,
+        check: bool = True,
+        line: Callable[[str], None] | None = None,
+        stdin: bytes | None = None,
+    ) -> Result:
+        """Run a command in the guest as root and return its status and output.
+
+        Args:
+            command: the words of one command, which no shell interprets; or a shell script, as one string.
+            seconds: the deadline on real hardware; it is multiplied by the guest's patience.
+            check: a status other than 0 is a KernelFailure.
+            line: called with each line of its stdout, as it comes.
+            stdin: what it reads; nothing by default.
+
+        Raises:
+            KernelFailure: it failed, did not end, or the guest died.
+            HostFailure: QEMU died.
+        """
+        return self.shell.run(command, seconds=seconds, check=check, line=line, stdin=stdin)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file in the guest; one of sysfs or procfs gets up to a page as a single write."""
+        self.shell.output(f"cat > {shlex.quote(path)}", seconds=60, stdin=data)
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file in the guest."""
+        return self.shell.output(["cat", path], seconds=60)
+
+    def wait_until(self, condition: str, seconds: float = 30.0, *, what: str | None = None) -> str:
+        """Wait in the guest, by one command, until a shell condition holds; return what it printed.
+
+        Args:
+            condition: shell code whose status says whether it holds; nothing that a user typed.
+            seconds: the deadline on real hardware.
+            what: what is waited for, for the message.
+
+        Raises:
+            KernelFailure: it did not come to hold, or the guest died.
+        """
+        # The guest counts turns, to stop by itself when nobody listens any more. It cannot count seconds: under icount
+        # its clock jumps while it sleeps.
+        turns = int(seconds * self.patience * 1_000_000 / _TURN_USEC)
+        script = f"n=0\nuntil {{ {condition}\n}}; do [ $((n += 1)) -lt {turns} ] || exit 99; usleep {_TURN_USEC}; done"
+        result = self.run(script, seconds=2 * seconds, check=False)
+        if result.status != 0:
+            raise KernelFailure(
+                f"{what or 'a condition in the guest'} did not come within {seconds * self.patience:.0f} s",
+                command=(condition,),
+                output=result.stdout + result.stderr,
+                evidence=self.death.evidence,
+            )
+        return result.stdout
+
+    def dmesg(self) -> str:
+        """Return the kernel's log."""
+        return self.run(["dmesg"]).stdout
+
+    def power_off(self) -> None:
+        """End the guest; leaving boot() does so anyway."""
+        self.process.end()

@@ -1,0 +1,146 @@
+"""QEMU's process: started so that it cannot outlive us, and ended for sure."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from vmtests import command
+from vmtests.errors import HostFailure
+from vmtests.guest.death import Cause, Witness
+from vmtests.guest.log import printable
+
+BINARY = "qemu-system-x86_64"
+PACKAGE = "qemu-system-x86"
+
+#: How long each step of the ladder quit, SIGTERM, SIGKILL may take.
+STEP_SECONDS = 1.0
+
+#: In each of QEMU's warnings about a feature of the CPU model, one a line for each virtual CPU.
+_LACKS = "support requested feature"
+
+# The kernel sends the death signal when the *thread* that started the process ends (prctl(2), PR_SET_PDEATHSIG), so
+# every QEMU is started by one thread that lives as long as we do. As signals are handled by the main thread only, a
+# Ctrl-C cannot fall between the start of a process and its being known either.
+_starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-starter")
+_starter_lock = threading.Lock()
+
+
+class Process:
+    """A running QEMU.
+
+    Leaving the context ends it: `quit` is asked to first, then SIGTERM, then SIGKILL, each with a deadline.
+
+    Args:
+        argv: QEMU's arguments, its name first.
+        stderr: the file that takes what it says.
+        inherit: file descriptors that it gets, under the same numbers.
+    """
+
+    def __init__(self, argv: Sequence[str], *, stderr: Path, inherit: Sequence[int] = ()) -> None:
+        self.argv = (command.require(argv[0], package=PACKAGE), *argv[1:])
+        self.stderr = stderr
+        self.quit: Callable[[], None] = lambda: None
+        setpriv = command.require("setpriv", package="util-linux")
+
+        def start() -> subprocess.Popen[bytes]:
+            with stderr.open("wb") as sink:
+                return subprocess.Popen(
+                    [setpriv, "--pdeathsig", "KILL", "--", *self.argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=sink,
+                    pass_fds=inherit,
+                    # Ctrl-C in the terminal is for us: we end QEMU in our own order.
+                    start_new_session=True,
+                )
+
+        future = _starter.submit(start)
+        try:
+            self._popen = future.result()
+        except BaseException:
+            # Interrupted while waiting: the process is being started all the same.
+            with contextlib.suppress(BaseException):
+                future.result(10).kill()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def said(self) -> str:
+        """Return the end of what QEMU wrote to its stderr, safe to show, without what the accelerator lacks."""
+        with contextlib.suppress(OSError), self.stderr.open("rb") as source:
+            source.seek(max(0, self.stderr.stat().st_size - 8192))
+            lines = printable(source.read().decode(errors="backslashreplace")).splitlines()
+            return "\n".join(line for line in lines if _LACKS not in line)
+        return ""
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Return the exit status, negative for a signal; None if it still runs after `seconds`."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def obituary(self) -> Cause:
+        """Wait for the end of the process and return it as a cause of death."""
+        status = self._popen.wait()
+        how = f"on {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        return Cause(Witness.EXIT, f"QEMU ended {how}", by_kernel=False, status=status, output=self.said())
+
+    def examine(self) -> Cause | None:
+        """Return the cause of QEMU's silence that it cannot report: a signal or a debugger has stopped it."""
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+                return Cause(
+                    Witness.EXIT, f"QEMU (pid {self.pid}) is stopped by a signal or a debugger", by_kernel=False
+                )
+        return None
+
+    def end(self) -> None:
+        """End QEMU, whatever state it is in.
+
+        Raises:
+            HostFailure: it is still there after SIGKILL.
+        """
+        try:
+            if self.wait(0) is None:
+                with contextlib.suppress(Exception):
+                    self.quit()
+                if self.wait(STEP_SECONDS) is None:
+                    self._popen.terminate()
+                    self.wait(STEP_SECONDS)
+        finally:
+            # In a finally: a second Ctrl-C must not save it.
+            self._popen.kill()
+            if self.wait(5 * STEP_SECONDS) is None:
+                raise HostFailure(f"QEMU (pid {self.pid}) does not end, not even on SIGKILL", command=self.argv)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.end()
+
+
+def pasteable(argv: Sequence[str]) -> str:
+    """Return `argv` as a shell script: one option with its value per line."""
+    lines: list[str] = []
+    for word in argv:
+        if lines and (word.startswith("-") or lines[-1].count(" ")):
+            lines.append(shlex.quote(word))
+        elif lines:
+            lines[-1] += " " + shlex.quote(word)
+        else:
+            lines.append(shlex.quote(word))
+    return "#!/bin/sh\nexec " + " \\\n    ".join(lines) + "\n"
