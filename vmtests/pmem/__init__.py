@@ -1,1 +1,21 @@
-"""."""
+"""Persistent memory: the backing file, the NVDIMM and its hot-plug, namespaces, and their drivers."""
+
+from vmtests.pmem.backing import BackingFile
+from vmtests.pmem.driver import Driver, bind, unbind
+from vmtests.pmem.namespace import Namespace, NamespaceSpec, create_namespace, destroy_namespace
+from vmtests.pmem.nvdimm import Nvdimm, Region, plug, unplug
+
+__all__ = [
+    "BackingFile",
+    "Driver",
+    "Namespace",
+    "NamespaceSpec",
+    "Nvdimm",
+    "Region",
+    "bind",
+    "create_namespace",
+    "destroy_namespace",
+    "plug",
+    "unbind",
+    "unplug",
+]
