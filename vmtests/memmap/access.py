@@ -1,0 +1,161 @@
+"""A running guest's memmap seen from the host: drgn for the kernel's own tables, the memory files for the bytes."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import drgn
+
+from vmtests.errors import HostFailure
+from vmtests.memmap import debuginfo
+from vmtests.memmap.expected import Facts
+from vmtests.memmap.layout import PAGE_SHIFT, PAGE_SIZE, PageLayout
+from vmtests.memmap.pagetable import Window, walk
+from vmtests.memmap.physical import Monitor, PhysicalMemory, regions
+from vmtests.memmap.sections import Sections
+from vmtests.memmap.truth import RangeTruth
+
+if TYPE_CHECKING:
+    from vmtests.guest import Guest
+
+
+@dataclass
+class Access:
+    """drgn attached to a guest's kernel, and the way to the guest's memory files.
+
+    Args:
+        program: drgn's view of the running kernel.
+        layout: of its struct page.
+        monitor: QEMU's monitor, the one that drgn does not hold.
+        vmemmap: address of the struct page of pfn 0.
+    """
+
+    program: drgn.Program
+    layout: PageLayout
+    monitor: Monitor
+    vmemmap: int
+    _levels: int
+    _section_shift: int
+
+    def memory(self, *, writable: bool = False) -> PhysicalMemory:
+        """Return the guest's memory as it is laid out now (a DIMM plugged later is not in it), to be entered."""
+        return PhysicalMemory(regions(self.monitor), writable=writable)
+
+    def window(self, memory: PhysicalMemory, first_pfn: int, end_pfn: int) -> Window:
+        """Walk the kernel's page tables for the struct pages from `first_pfn` to `end_pfn`."""
+        top = self.program.read(self.program["init_mm"].pgd.value_(), PAGE_SIZE)
+        size = self.layout.size
+        return walk(
+            lambda address: memory.read(address, PAGE_SIZE),
+            top,
+            self._levels,
+            self.vmemmap + first_pfn * size,
+            self.vmemmap + end_pfn * size,
+        )
+
+    def sections(self, first_pfn: int, end_pfn: int) -> Sections:
+        """Return the memory sections that the range touches."""
+        return Sections.read(self.program, self.layout.pageblocks, self._section_shift, first_pfn, end_pfn)
+
+    def facts(self, sections: Sections, node: int) -> Facts:
+        """Return what the expected contents depend on in this guest."""
+        return Facts(
+            node=node,
+            vmemmap=self.vmemmap,
+            section_pages=1 << self._section_shift,
+            early_sections=sections.early,
+            mobility_disabled=bool(self.program["page_group_by_mobility_disabled"].value_()),
+        )
+
+    def confirm(self, truth: RangeTruth) -> None:
+        """See that the pgmap still is what the probe saw: the driver was not bound again, or unbound, since.
+
+        Raises:
+            HostFailure: it is another one now, so that the truth is out of date.
+        """
+        pgmap = drgn.Object(self.program, "struct dev_pagemap", address=truth.pgmap)
+        try:
+            now = (
+                pgmap.range.start.value_() >> PAGE_SHIFT,
+                (pgmap.range.end.value_() + 1) >> PAGE_SHIFT,
+                pgmap.type.value_(),
+                pgmap.vmemmap_shift.value_(),
+            )
+        except drgn.FaultError as error:
+            raise HostFailure(f"the pgmap {truth.pgmap:#x} that the probe saw cannot be read: {error}") from error
+        then = (truth.start_pfn, truth.end_pfn, truth.type, truth.vmemmap_shift)
+        if now != then:
+            raise HostFailure(
+                f"the namespace changed between probe and check: its pgmap had (first pfn, end, type, shift) {then}, "
+                f"it has {now}. Nothing may bind or unbind in between"
+            )
+
+
+@contextmanager
+def attach(guest: Guest) -> Iterator[Access]:
+    """Attach drgn to the guest's second monitor; the guest runs on undisturbed.
+
+    Raises:
+        HostFailure: the kernel's debug info is missing, or of another build than the kernel that runs.
+    """
+    kernel = guest.kernel
+    if kernel.vmlinux is None:
+        raise HostFailure(f"kernel {kernel.name} has no vmlinux with debug info: its memmap cannot be checked")
+    program = drgn.Program()
+    try:
+        try:
+            program.set_qemu_qmp(str(guest.drgn_socket))
+        except (OSError, ValueError, drgn.FaultError) as error:
+            raise HostFailure(f"drgn cannot attach to {guest.drgn_socket}: {error}") from error
+        info = _vmcoreinfo(program)
+        load(program, kernel.vmlinux, info)
+        layout = debuginfo.derive(program, kernel.config_values(), info["OSRELEASE"])
+        yield Access(
+            program=program,
+            layout=layout,
+            monitor=guest.monitor,
+            vmemmap=program["vmemmap_base"].value_(),
+            _levels=5 if int(info["NUMBER(pgtable_l5_enabled)"]) else 4,
+            _section_shift=int(info["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT,
+        )
+    finally:
+        # The monitor serves one client: drgn leaves it when the last reference to the program has gone.
+        del program
+        gc.collect()
+
+
+def _vmcoreinfo(program: drgn.Program) -> dict[str, str]:
+    try:
+        text = program["VMCOREINFO"].string_().decode()
+    except (KeyError, drgn.FaultError) as error:
+        raise HostFailure(
+            "the guest gives no vmcoreinfo: it needs -device vmcoreinfo, CONFIG_KEXEC, CONFIG_CRASH_DUMP and "
+            f"CONFIG_FW_CFG_SYSFS ({error})"
+        ) from error
+    info = dict(re.findall(r"^([^=\n]+)=(.*)$", text, flags=re.MULTILINE))
+    for key in ("OSRELEASE", "NUMBER(pgtable_l5_enabled)", "NUMBER(SECTION_SIZE_BITS)"):
+        if key not in info:
+            raise HostFailure(f"the guest's vmcoreinfo has no {key}")
+    return info
+
+
+def load(program: drgn.Program, vmlinux: Path, info: dict[str, str]) -> None:
+    """Load the debug info of `vmlinux` into the attached program, if it is of the very build that runs."""
+    running = info.get("BUILD-ID", "none")
+    try:
+        program.load_debug_info([vmlinux])
+        module = program.main_module()
+        fits = not module.wants_debug_file()
+    except (drgn.MissingDebugInfoError, LookupError, OSError):
+        fits = False
+    if not fits:
+        raise HostFailure(
+            f"{vmlinux} is not the debug info of the kernel that runs (build id {running}): it needs that of its build",
+            evidence=[vmlinux],
+        )

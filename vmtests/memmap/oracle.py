@@ -1,0 +1,150 @@
+"""The oracle: what a run asks about the memmaps of one guest, and what it has to remember between two questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmtests.errors import KernelFailure
+from vmtests.memmap.access import Access, attach
+from vmtests.memmap.check import check
+from vmtests.memmap.difference import Digest, digest
+from vmtests.memmap.freemem import poison_free
+from vmtests.memmap.guard import Neighbours, neighbours
+from vmtests.memmap.layout import PAGE_SHIFT
+from vmtests.memmap.poison import Poison, altmap_area, poison
+from vmtests.memmap.result import EXAMPLES, MemmapResult
+from vmtests.memmap.truth import RangeTruth
+
+if TYPE_CHECKING:
+    from vmtests.guest import Guest
+    from vmtests.pmem import Namespace
+
+# The node of the device, and how many nodes have come up; -1 where the kernel has no NUMA.
+_NODE = """
+read -r node < /sys/bus/nd/devices/{device}/numa_node 2>/dev/null || node=-1
+set -- /sys/devices/system/node/node[0-9]*
+[ -e "$1" ] || set -- one
+echo $node $#
+"""
+
+
+@dataclass
+class Oracle:
+    """Attached to one guest. Checks and poisons its memmaps, in the order that the binds happen."""
+
+    guest: Guest
+    access: Access
+    _truths: dict[str, RangeTruth] = field(default_factory=dict)
+    _frames: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # of the last memmap in RAM
+    _poisons: dict[str, Poison] = field(default_factory=dict)
+    _neighbours: dict[str, Neighbours] = field(default_factory=dict)
+    _nodes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def attach(cls, guest: Guest) -> Iterator[Oracle]:
+        """Attach to the guest's second monitor for as long as the context lasts.
+
+        Raises:
+            HostFailure: the debug info is missing or of another build; the struct page of this kernel is not known.
+        """
+        with attach(guest) as access:
+            yield cls(guest, access)
+
+    @property
+    def pgmap_offsets(self) -> Mapping[str, int]:
+        """Where struct dev_pagemap has the fields that a probe reads, in bytes."""
+        return self.access.layout.pgmap_offsets
+
+    def check(
+        self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False, limit: int = EXAMPLES
+    ) -> MemmapResult:
+        """Compare the namespace's memmap with what it must hold.
+
+        Args:
+            namespace: bound, and not in use.
+            truth: what the probe saw of its last bind.
+            poisoned: that bind was done over the poison of `poison`.
+            limit: how many examples to keep.
+        """
+        key = namespace.name
+        _belongs(truth, namespace)
+        applied, was = self._poisons.pop(key, None), self._neighbours.pop(key, None)
+        if poisoned and applied is None:
+            raise RuntimeError(f"{key} was bound over poison, but nothing was poisoned")
+        result = check(
+            self.access,
+            truth,
+            node=self._node(namespace),
+            poison=applied if poisoned else None,
+            before=was,
+            limit=limit,
+        )
+        self._truths[key] = truth
+        if not truth.altmap:
+            with self.access.memory() as memory:
+                self._frames[key] = np.unique(self.access.window(memory, truth.start_pfn, truth.end_pfn).frames)
+        return result
+
+    def poison(self, namespace: Namespace, *, everywhere: bool = False) -> Poison:
+        """Overwrite the memory that the namespace's next memmap will lie in; call while its driver is not bound.
+
+        For map=dev that is in the namespace; for map=mem what is free now of the last memmap's memory, or, with
+        `everywhere`, all free memory of the guest, as a first bind needs it.
+        """
+        key = namespace.name
+        last = self._truths.get(key)
+        if last is not None:
+            self._neighbours[key] = neighbours(self.access, last.start_pfn, last.end_pfn)
+        with self.access.memory(writable=True) as memory:
+            if namespace.map == "dev":
+                start, end = namespace.start, namespace.start + namespace.size_bytes
+                if last is not None:
+                    start, end = last.start_pfn << PAGE_SHIFT, last.end_pfn << PAGE_SHIFT
+                first, stop = altmap_area(start, end, self.access.layout)
+                applied = poison(memory, first, min(stop, namespace.data_start))
+            else:
+                only = None if everywhere else self._frames.get(key)
+                applied = poison_free(self.access, memory, only=only)
+        self._poisons[key] = applied
+        return applied
+
+    def digest(self, namespace: Namespace, truth: RangeTruth) -> Digest:
+        """Return the memmap with its pointers replaced by what they point at, to be compared with another kernel's."""
+        _belongs(truth, namespace)
+        return digest(self.access, truth)
+
+    def _node(self, namespace: Namespace) -> int:
+        if namespace.device not in self._nodes:
+            node, online = map(int, self.guest.run(_NODE.format(device=namespace.device)).stdout.split())
+            if node < 0 and online != 1:
+                raise KernelFailure(
+                    f"{namespace.device} has no node although the guest has {online}: the node of its memmap then is "
+                    "that of the CPU that bound it (mm/memremap.c:185 in 7.3.4)"
+                )
+            self._nodes[namespace.device] = max(node, 0)
+        return self._nodes[namespace.device]
+
+
+def _belongs(truth: RangeTruth, namespace: Namespace) -> None:
+    """See that the probe saw this namespace and not another one.
+
+    Raises:
+        KernelFailure: the range is not inside the namespace, or its data begin elsewhere than sysfs says.
+    """
+    first, end = namespace.start >> PAGE_SHIFT, (namespace.start + namespace.size_bytes) >> PAGE_SHIFT
+    if not first <= truth.start_pfn < truth.end_pfn <= end:
+        raise KernelFailure(
+            f"{namespace.name} is pfn {first:#x} to {end:#x}, but memmap_init_zone_device() was called for "
+            f"{truth.start_pfn:#x} to {truth.end_pfn:#x}"
+        )
+    if truth.altmap != (namespace.map == "dev"):
+        raise KernelFailure(f"{namespace.name} has map={namespace.map}, but its pgmap's altmap says {truth.altmap}")
+    if truth.altmap:
+        truth.confirm(resource=namespace.data_start)
