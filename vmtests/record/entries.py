@@ -135,7 +135,12 @@ class DifferenceEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonEntry(Entry):
-    """What the patch did to one metric. `ratio` is patched over base; None where there was nothing to measure it by."""
+    """What the patch did to one metric. `ratio` is patched over base; None where there was nothing to measure it by.
+
+    `ci_low` and `ci_high` bound the ratio at `confidence`. `noise_floor` is what two boots of one kernel differ by,
+    `smallest_visible` the slowdown that this run could have seen, both as fractions. `sign_flip_p` is the exact test
+    beside the interval. A pair is dropped when a boot died in it or left samples out.
+    """
 
     list_name: ClassVar[str] = "comparisons"
     base: str
@@ -153,6 +158,9 @@ class ComparisonEntry(Entry):
     noise_floor: float | None
     smallest_visible: float | None
     verdict: str
+    confidence: float | None = None
+    sign_flip_p: float | None = None
+    dropped_pairs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class Effect:
             return 1.0
         if self.error == 0:
             return 0.0 if self.mean else 1.0
-        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
+        return float(2 * special.stdtr(self.freedom, -abs(self.mean) / self.error))
 
 
 def paired(differences: Floats) -> Effect:

@@ -9,6 +9,7 @@ boot died, or has fewer rebinds than the others, is dropped and counted; nothing
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -74,13 +75,13 @@ def per_boot(binds: Sequence[BindEntry], kernel: str, namespace: str, clock: str
     if not mine:
         return None
     pages = _pages([bind for boot in mine.values() for bind in boot.values()], clock)
-    fullest = max(_rebinds(boot).size for boot in boots.values())
+    fullest = max(len(_rebinds(boot)) for boot in boots.values())
     values = {}
     for number, boot in mine.items():
         rebinds = _rebinds(boot)
-        chosen = rebinds if metric == "rebind" else np.array([boot[0].duration_ns] if 0 in boot else [])
-        if chosen.size and rebinds.size == fullest:
-            values[number] = float(np.median(np.log(chosen))) - math.log(pages)
+        chosen = rebinds if metric == "rebind" else [boot[0]] if 0 in boot else []
+        if chosen and len(rebinds) == fullest:
+            values[number] = statistics.median(math.log(bind.duration_ns / pages) for bind in chosen)
     return Boots(kernel, namespace, clock, metric, pages, values, frozenset(mine))
 
 
@@ -109,8 +110,8 @@ def _pages(binds: Sequence[BindEntry], clock: str) -> int:
     return binds[0].pages
 
 
-def _rebinds(boot: dict[int, BindEntry]) -> Floats:
-    return np.array([bind.duration_ns for index, bind in boot.items() if index > 0], dtype=float)
+def _rebinds(boot: dict[int, BindEntry]) -> list[BindEntry]:
+    return [bind for index, bind in boot.items() if index > 0]
 
 
 def _list(values: set[Any]) -> str:
