@@ -1,0 +1,88 @@
+"""Faults around the procedure: each must end at once, be called by its name, and leave nothing behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from vmtests.errors import HostFailure, KernelFailure
+from vmtests.guest import Workspace
+from vmtests.pmem import NamespaceSpec
+from vmtests.run import Run
+
+
+def test_panic_at_boot(run: Run) -> None:
+    """A kernel that finds no init panics, which ends the wait for it at once."""
+    started = time.monotonic()
+    with (
+        pytest.raises(KernelFailure, match=r"panic - not syncing: VFS: Unable to mount root"),
+        run.guest("base", 0, append=["rdinit=/nowhere"]),
+    ):
+        pass
+    assert time.monotonic() - started < 30
+
+
+def test_panic_under_a_command(run: Run) -> None:
+    """The kernel's last words win over the connection that is lost with it."""
+    with pytest.raises(KernelFailure, match=r"panic - not syncing: sysrq"), run.guest("base", 0) as guest:
+        started = time.monotonic()
+        guest.run("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", seconds=60)
+    assert time.monotonic() - started < 10
+
+
+def test_qemu_killed(run: Run) -> None:
+    """A QEMU that dies by itself is the host's failure, not the kernel's."""
+    with pytest.raises(HostFailure, match=r"(?i)qemu"), run.guest("base", 0) as guest:
+        os.kill(guest.pid, signal.SIGKILL)
+        guest.run(["sleep", "60"], seconds=60)
+
+
+def test_sigkill_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    """QEMU is gone 2 s after the runner was killed, its files at the next start."""
+    run.kernel("base")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "vmtests.cases.test_rebind",
+         "-k", "base", "--record", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (found := _guest_of(process.pid)):
+        assert process.poll() is None, "the run ended before its guest began"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    qemu, backing = found
+    process.kill()
+    process.wait()
+    psutil.wait_procs([qemu], timeout=2)
+    assert not qemu.is_running()
+    Workspace.sweep()
+    assert not backing.parent.exists()
+
+
+def _guest_of(pid: int) -> tuple[psutil.Process, Path] | None:
+    """Return the QEMU that a run started, and the backing file once it has one."""
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for file in child.open_files():
+                if "qemu-system" in child.name() and Path(file.path).name == "nvdimm0":
+                    return child, Path(file.path)
+    return None
+
+
+@pytest.mark.full
+def test_truncated_backing_file(run: Run) -> None:
+    """A memmap that is no longer in its file is the host's failure, and our process survives it."""
+    with (
+        pytest.raises((HostFailure, KernelFailure)),
+        run.bench("base", NamespaceSpec(), 0, pmem_size=4 << 30) as bench,
+    ):
+        first = bench.create_namespace()
+        os.truncate(bench.region.nvdimm.backing, 1 << 20)
+        bench.check_memmap(first)
