@@ -26,7 +26,13 @@ olddefconfig:
 		END { for (i = 1; i <= n; i++) print line[order[i]] }' $(srctree)/Kconfig .config > .config.new
 	@mv .config.new .config
 bzImage: arch/x86/boot/bzImage include/config/kernel.release System.map
-$(objects): %.o: $(srctree)/%.c .config
+# As in a kernel: a tool that everything depends on, made again when its command, which has absolute paths, changes.
+tool := tools/objtool/objtool
+$(tool): FORCE
+	@mkdir -p $(@D)
+	@[ "`cat $(@D)/.objtool.cmd 2>&1`" = "make $(CURDIR)/$@" ] || { echo "make $(CURDIR)/$@" > $(@D)/.objtool.cmd; touch $@; }
+FORCE:
+$(objects): %.o: $(srctree)/%.c .config $(tool)
 	@echo "  CC      $@"
 	@mkdir -p $(@D)
 	@$(CC) $(KCFLAGS) -g -c -o $@ $<

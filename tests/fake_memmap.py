@@ -24,7 +24,8 @@ VMEMMAP = 0xFFD4_0000_0000_0000
 PGMAP = 0xFF11_0000_0234_5678
 NVDIMM = 4 << 30
 BASE = NVDIMM >> 12
-RAM_BYTES = 32 << 20
+RAM_BYTES = 16 << 20
+NVDIMM_BYTES = 16 << 20
 TAIL_MAPPING = 0xDEAD_0000_0000_0400
 FULL = 0xFFFF_FFFF
 #: zone_device (3) in bits 56-57, PG_reserved (bit 13), node 0.
@@ -164,7 +165,7 @@ class FakeGuest:
     def __init__(self, folder: Path, layout: PageLayout = LAYOUT) -> None:
         self.ram, self.nvdimm = folder / "ram", folder / "nvdimm"
         self.layout = layout
-        for file, size in ((self.ram, RAM_BYTES), (self.nvdimm, 64 << 20)):
+        for file, size in ((self.ram, RAM_BYTES), (self.nvdimm, NVDIMM_BYTES)):
             with file.open("wb") as handle:
                 handle.truncate(size)
         self._next_table = RAM_BYTES - (4 << 20)
@@ -204,7 +205,7 @@ class FakeGuest:
         for at, entries in self._tables.items():
             self.write(at, struct.pack("<512Q", *entries))
         return FakeAccess(
-            program=None,  # type: ignore[arg-type]
+            program=None,
             layout=self.layout,
             monitor=None,  # type: ignore[arg-type]
             vmemmap=VMEMMAP,
@@ -212,7 +213,7 @@ class FakeGuest:
             _section_shift=15,
             regions=(
                 Region(0, self.ram.stat().st_size, self.ram, 0),
-                Region(NVDIMM, 64 << 20, self.nvdimm, 0),
+                Region(NVDIMM, NVDIMM_BYTES, self.nvdimm, 0),
             ),
             top=struct.pack("<512Q", *self._tables[self._top]),
             blocks=self.blocks,
@@ -247,7 +248,7 @@ def devdax(folder: Path) -> FakeGuest:
 
 
 def devdax_in_ram(folder: Path) -> FakeGuest:
-    """A devdax map=mem namespace of 8 MiB, folios of 2 MiB: two frames each, the second mapped again for all the rest."""
+    """A devdax map=mem namespace of 8 MiB, folios of 2 MiB: two frames each, the second mapped again for the rest."""
     guest = FakeGuest(folder)
     for index, pfn in enumerate(range(BASE, BASE + 2048, 512)):
         frame = (1 << 20) + index * 3 * 4096
@@ -256,4 +257,3 @@ def devdax_in_ram(folder: Path) -> FakeGuest:
             guest.map(address(pfn) + page_number * 4096, frame + 4096)
     guest.blocks[0] = 1
     return guest
-

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,6 +104,14 @@ def test_sparse_files_are_tried(tmp_path: Path) -> None:
     with _file_size_limit(1 << 30):
         assert not facts.keeps_sparse(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_fills_holes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        full = SimpleNamespace(st_blocks=(50 << 30) // 512, st_mode=0, st_blksize=4096, st_size=0)
+        patch.setattr(os, "fstat", lambda _: full)
+        sparse = facts.keeps_sparse(tmp_path)
+    assert not sparse
 
 
 def test_the_device_alone_can_say_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

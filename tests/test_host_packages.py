@@ -25,7 +25,7 @@ shift 2
 while read -r known; do
     for asked; do [ "$asked" = "$known" ] && echo "$known installed"; done
 done <{folder}/installed
-echo "gcc-old config-files"
+echo "gcc config-files"
 exit 1
 """
 

@@ -24,6 +24,8 @@ from vmtests.image.recipe import Recipe
 
 #: A program that every Debian has, and that needs a loader and the C library.
 PROGRAM = Path("/bin/true")
+#: One whose libraries need more libraries.
+DEEP_PROGRAM = Path("/usr/bin/apt-get")
 
 
 def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -101,7 +103,8 @@ class _FakeArchive:
 
     def download_with_dependencies(self, packages: Sequence[str], to: Path) -> list[Path]:
         assert packages == ("tool",)
-        return [self._deb("tool", to, {f"usr/sbin/{PROGRAM.name}": PROGRAM}), self._deb("libc", to, _libraries())]
+        programs = {f"usr/sbin/{program.name}": program for program in (PROGRAM, DEEP_PROGRAM)}
+        return [self._deb("tool", to, programs), self._deb("libc", to, _libraries())]
 
     @staticmethod
     def _deb(name: str, to: Path, files: dict[str, Path]) -> Path:
@@ -125,8 +128,8 @@ class _FakeArchive:
 
 
 def _libraries() -> dict[str, Path]:
-    """Return the program's loader and libraries, by where Debian has them."""
-    listing = subprocess.run(["ldd", PROGRAM], capture_output=True, check=True, text=True).stdout
+    """Return the programs' loader and libraries, by where Debian has them."""
+    listing = subprocess.run(["ldd", PROGRAM, DEEP_PROGRAM], capture_output=True, check=True, text=True).stdout
     found = [Path(path) for path in re.findall(r"(/\S+) \(0x", listing)]
     return {f"usr/lib/x86_64-linux-gnu/{path.name}": path.resolve() for path in found}
 
@@ -208,6 +211,13 @@ def test_modules_are_unpacked_and_keep_their_order(tmp_path: Path) -> None:
     (tmp_path / "other.ko.zst").touch()
     with pytest.raises(HostFailure, match="unpack it first"):
         image.build([tmp_path / "other.ko.zst"], recipe=RECIPE)
+
+
+def test_the_libraries_of_libraries_come_along() -> None:
+    found = unpacked(image.build(recipe=_changed(programs=(DEEP_PROGRAM.name,))).path.read_bytes())
+    libraries = {Path(path).name for path in found if ".so" in path}
+    assert len(libraries) > len(needed(DEEP_PROGRAM.read_bytes()))
+    assert libraries == {Path(path).name for path in _libraries()}
 
 
 def test_what_no_package_has_is_named() -> None:

@@ -36,8 +36,8 @@ def words(page: bytes) -> list[str]:
 
 def test_a_page_of_fsdax() -> None:
     want = expected(truth(), LAYOUT, FACTS)
-    assert (want.pages.first_pfn, want.pages.units, want.pages.stride) == (BASE + 1024, 3072, 1)
-    (page,) = contents(want.pages)
+    assert (want.pages[0].first_pfn, want.pages[0].units, want.pages[0].stride) == (BASE + 1024, 3072, 1)
+    (page,) = contents(want.pages[0])
     assert words(page) == [
         "0300000000002000",  # zone 3 above bit 56, PG_reserved
         "ff11000002345678",  # pgmap, over the list head
@@ -51,7 +51,7 @@ def test_a_page_of_fsdax() -> None:
 
 
 def test_a_page_of_devdax_has_one_reference() -> None:
-    (page,) = contents(expected(truth(kind=4), LAYOUT, FACTS).pages)
+    (page,) = contents(expected(truth(kind=4), LAYOUT, FACTS).pages[0])
     assert words(page)[6] == "00000001ffffffff"
 
 
@@ -74,7 +74,7 @@ def test_a_reserve_page_is_an_empty_list_on_no_pgmap() -> None:
 
 
 def test_a_folio_of_2_mib() -> None:
-    want = expected(truth(kind=4, order=9), LAYOUT, FACTS).pages
+    want = expected(truth(kind=4, order=9), LAYOUT, FACTS).pages[0]
     assert (want.units, want.stride, want.stored) == (6, 512, 512)
     head, first, second, third, *rest = contents(want, unit=1)  # pfn 0x100600, struct page ffd4000004018000
     assert words(head)[:3] == ["0300000000002040", "ff11000002345678", "0000000000000000"]
@@ -113,14 +113,23 @@ def test_a_folio_of_2_mib() -> None:
 
 
 def test_the_hand_made_folio_of_the_other_tests_is_the_same() -> None:
-    want = expected(truth(kind=4, order=9), LAYOUT, FACTS).pages
+    want = expected(truth(kind=4, order=9), LAYOUT, FACTS).pages[0]
     assert contents(want, unit=2) == folio(BASE + 2048, 9)
 
 
 def test_a_folio_in_ram_owns_two_pages_of_memmap() -> None:
     for order in (9, 18):
-        want = expected(truth(pages=1 << 19, kind=4, order=order, altmap=False), LAYOUT, FACTS).pages
+        want = expected(truth(pages=1 << 19, kind=4, order=order, altmap=False), LAYOUT, FACTS).pages[0]
         assert (want.stored, want.stride) == (128, 1 << order)
+
+
+def test_a_range_that_ends_within_a_folio() -> None:
+    whole, cut = expected(truth(kind=4, order=9, pages=4096 - 192), LAYOUT, FACTS).pages
+    assert (whole.first_pfn, whole.units, whole.stride) == (BASE + 1024, 5, 512)
+    assert (cut.first_pfn, cut.units, cut.stride, cut.stored) == (BASE + 3584, 1, 320, 320)
+    assert contents(cut) == folio(BASE + 3584, 9)[:320]
+    (only,) = expected(truth(kind=4, order=18, pages=2048, altmap=False), LAYOUT, FACTS).pages
+    assert (only.units, only.stride, only.stored) == (1, 2048, 128)
 
 
 def with_memcg(role: Role) -> tuple[Field, ...]:
@@ -139,19 +148,19 @@ def test_another_config() -> None:
         cpupid_bits=14,
         compound_mask=True,
     )
-    want = expected(truth(kind=4, order=9), layout, replace(FACTS, node=1)).pages
+    want = expected(truth(kind=4, order=9), layout, replace(FACTS, node=1)).pages[0]
     head, first, second, third = contents(want)[:4]
     assert words(head)[0] == "067ffe0000002040"
     assert words(first)[1] == words(second)[1] == words(third)[1] == "ffffffffffff8001"
     assert words(first)[7] == "0000000000000200"  # _nr_pages
     assert words(second)[7] == words(head)[7] == "0000000000000000"
-    giant = expected(truth(pages=1 << 19, kind=4, order=18, altmap=False), layout, FACTS).pages
+    giant = expected(truth(pages=1 << 19, kind=4, order=18, altmap=False), layout, FACTS).pages[0]
     assert words(contents(giant)[5])[1] == "ffffffffff000001"
 
 
 def test_pageblocks_are_movable_but_for_the_one_that_nobody_sets() -> None:
     blocks = dict(expected(truth(), LAYOUT, FACTS).pageblocks)
-    assert blocks == {BASE: None} | {pfn: 1 for pfn in range(BASE + 512, BASE + 4096, 512)}
+    assert blocks == {BASE: None} | dict.fromkeys(range(BASE + 512, BASE + 4096, 512), 1)
     assert dict(expected(truth(altmap=False), LAYOUT, FACTS).pageblocks)[BASE] == 1
     small = replace(FACTS, mobility_disabled=True)
     assert set(dict(expected(truth(altmap=False), LAYOUT, small).pageblocks).values()) == {0}
@@ -162,7 +171,6 @@ def test_pageblocks_are_movable_but_for_the_one_that_nobody_sets() -> None:
     [
         (truth(), replace(LAYOUT, series="9.9"), r"Linux 9\.9 must hold is not known; known: 7\.3"),
         (truth(kind=9), LAYOUT, "memory type 9"),
-        (truth(kind=4, order=9, pages=4097), LAYOUT, "not a whole number of folios"),
         (truth(kind=4, order=1), LAYOUT, "order 1"),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import pytest
 
@@ -18,7 +18,7 @@ from vmtests.errors import ExitCode, UsageError, VmtestsError
 from vmtests.pmem import NamespaceSpec
 from vmtests.report import summary
 from vmtests.report.progress import Progress
-from vmtests.run import Bench, Options, Run, parse_size, plan
+from vmtests.run import Bench, Options, Run, parse_percent, parse_size, plan, whole_number
 
 _CASES = Path(__file__).parent / "cases"
 _RUN = pytest.StashKey[Run]()
@@ -41,22 +41,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--patch", action="append", default=[], type=Path, metavar="FILE", help="test base + this patch as `patch`")
     add("--config", type=Path, metavar="FILE", help="build with this .config")
     add("--config-fragment", action="append", default=[], type=Path, metavar="FILE", help="add these Kconfig lines")
-    add("--cc", default="gcc", choices=("gcc", "clang"), help="the compiler")
+    add("--cc", default="gcc", metavar="CC", help="the compiler: gcc or clang")
     add("--pmem-size", default="100G", metavar="SIZE", help="size of the NVDIMM (100G)")
-    add("--mode", default="fsdax", choices=("fsdax", "devdax"), help="mode of the namespace")
-    add("--map", default="dev", choices=("dev", "mem"), help="where its memmap lies")
+    add("--mode", default="fsdax", metavar="MODE", help="mode of the namespace: fsdax or devdax")
+    add("--map", default="dev", metavar="MAP", help="where its memmap lies: dev or mem")
     add("--align", default="2M", metavar="SIZE", help="its alignment: 4K, 2M or 1G")
-    add("--rebinds", default=30, type=int, metavar="N", help="rebinds after the first bind of a boot (30)")
+    add("--rebinds", default="30", metavar="N", help="rebinds after the first bind of a boot (30)")
     add("--boots", default="auto", metavar="N", help="pairs of boots; auto: 1 under icount")
-    add("--accel", default="auto", choices=("auto", "kvm", "tcg"), help="QEMU's accelerator; auto: KVM if it is proven")
-    add("--clock", default="auto", choices=("auto", "wall", "icount"), help="auto: wall on KVM, icount on TCG")
+    add("--accel", default="auto", metavar="ACCEL", help="kvm, tcg; auto: KVM if it is proven")
+    add("--clock", default="auto", metavar="CLOCK", help="wall, icount; auto: wall on KVM, icount on TCG")
     add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
     add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
     add("--keep", action="store_true", help="keep the guests' files")
-    add("--tier", default="quick", choices=("quick", "full"), help="quick: CI; full: every config, mutant and fault")
+    add("--tier", default="quick", metavar="TIER", help="quick: CI; full: every config, mutant and fault")
     add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
     add("--max-regression", metavar="PERCENT", help="fail (exit 1) on a slowdown above this, such as 1%%")
-    add("--seed", type=int, metavar="N", help="what every random choice comes from")
+    add("--seed", metavar="N", help="what every random choice comes from")
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def _options(config: pytest.Config) -> Options:
         mode=value("--mode"),
         map=value("--map"),
         align=parse_size(value("--align")),
-        rebinds=value("--rebinds"),
+        rebinds=whole_number("--rebinds", value("--rebinds")),
         boots=value("--boots"),
         accel=value("--accel"),
         clock=value("--clock"),
@@ -88,8 +88,8 @@ def _options(config: pytest.Config) -> Options:
         keep=value("--keep"),
         tier=value("--tier"),
         fresh=value("--fresh"),
-        max_regression=None if limit is None else float(limit.rstrip("%")) / 100,
-        seed=value("--seed"),
+        max_regression=None if limit is None else parse_percent("--max-regression", limit),
+        seed=None if value("--seed") is None else whole_number("--seed", value("--seed")),
     )
 
 
@@ -108,7 +108,7 @@ def pytest_load_initial_conftests(
         _usage(f"unrecognized arguments: {' '.join(options)}; see `pytest --help`")
 
 
-def _usage(message: str) -> None:
+def _usage(message: str) -> NoReturn:
     print(f"ERROR: {message}", file=sys.stderr)
     raise SystemExit(int(ExitCode.USAGE))
 
@@ -129,15 +129,21 @@ class _Interrupts:
         raise KeyboardInterrupt("SIGTERM")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | pytest.ExitCode, int | pytest.ExitCode]:
+    """Check what was typed before anything starts; a usage error ends with our exit code, whoever finds it."""
+    try:
+        _options(config).check_kernels()
+        return (yield)
+    except (UsageError, pytest.UsageError) as error:
+        _usage(str(error))
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Check what was typed before anything starts, and let SIGTERM unwind like Ctrl-C."""
+    """Keep the options, and let SIGTERM unwind like Ctrl-C."""
     config.addinivalue_line("markers", "full: runs in the full tier only")
     config.stash[_CODES] = []
-    try:
-        config.stash[_OPTIONS] = _options(config)
-        config.stash[_OPTIONS].check_kernels()
-    except (UsageError, ValueError) as error:
-        _usage(str(error))
+    config.stash[_OPTIONS] = _options(config)
 
     interrupts = _Interrupts(config)
     config.pluginmanager.register(interrupts)

@@ -52,14 +52,16 @@ def test_sigkill_leaves_nothing(run: Run, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (found := _guest_of(process.pid)):
-        assert process.poll() is None, "the run ended before its guest began"
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := _guest_of(process.pid)):
+            assert process.poll() is None, "the run ended before its guest began"
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
     qemu, backing = found
-    process.kill()
-    process.wait()
     psutil.wait_procs([qemu], timeout=2)
     assert not qemu.is_running()
     Workspace.sweep()

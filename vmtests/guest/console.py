@@ -21,8 +21,8 @@ LINE_BYTES = 4096
 #: What stands before a message of the kernel: its time (printk.time=1), and its thread or CPU with PRINTK_CALLER.
 #: Not anchored: user space may have left an unfinished line on the console.
 _STAMP = r"\[ *\d+\.\d{6}\](?: ?\[ *[CT]\d+\])? "
-#: pr_fmt() of the file that prints, such as "watchdog: " or "rcu: ".
-_PREFIX = r"(?:[\w-]+: )*"
+#: pr_fmt() of the file that prints, such as "rcu: " or "NMI watchdog: ".
+_PREFIX = r"(?:[\w -]+: )*"
 
 
 @dataclass(frozen=True)

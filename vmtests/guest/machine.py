@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmtests.errors import UsageError
 from vmtests.guest import size
-from vmtests.guest.process import BINARY
+from vmtests.host.qemu import BINARY
 
 #: The guest's clock under icount, and the same on every run.
 RTC = "base=2026-01-01,clock=vm"

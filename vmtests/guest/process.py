@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import queue
 import shlex
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
@@ -18,9 +20,7 @@ from vmtests import command
 from vmtests.errors import HostFailure
 from vmtests.guest.death import Cause, Witness
 from vmtests.guest.log import printable
-
-BINARY = "qemu-system-x86_64"
-PACKAGE = "qemu-system-x86"
+from vmtests.host.qemu import PACKAGE
 
 #: How long each step of the ladder quit, SIGTERM, SIGKILL may take.
 STEP_SECONDS = 1.0
@@ -30,9 +30,44 @@ _LACKS = "support requested feature"
 
 # The kernel sends the death signal when the *thread* that started the process ends (prctl(2), PR_SET_PDEATHSIG), so
 # every QEMU is started by one thread that lives as long as we do. As signals are handled by the main thread only, a
-# Ctrl-C cannot fall between the start of a process and its being known either.
-_starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-starter")
-_starter_lock = threading.Lock()
+# Ctrl-C cannot fall between the start of a process and its being known either. No ThreadPoolExecutor: interrupted while
+# it starts its thread, it keeps the interpreter from exiting.
+_jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+
+def _serve() -> None:
+    while True:
+        _jobs.get()()
+
+
+@functools.cache
+def _starter() -> threading.Thread:
+    thread = threading.Thread(target=_serve, name="qemu-starter", daemon=True)
+    thread.start()
+    return thread
+
+
+def _start(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """Run `start` in the thread that lives as long as we do."""
+    future: Future[subprocess.Popen[bytes]] = Future()
+
+    def job() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(start())
+            except BaseException as error:
+                future.set_exception(error)
+
+    _starter()
+    try:
+        _jobs.put(job)
+        return future.result()
+    except BaseException:
+        # Interrupted: the process may be being started all the same.
+        if not future.cancel():
+            with contextlib.suppress(Exception):
+                future.result(10).kill()
+        raise
 
 
 class Process:
@@ -64,14 +99,7 @@ class Process:
                     start_new_session=True,
                 )
 
-        future = _starter.submit(start)
-        try:
-            self._popen = future.result()
-        except BaseException:
-            # Interrupted while waiting: the process is being started all the same.
-            with contextlib.suppress(BaseException):
-                future.result(10).kill()
-            raise
+        self._popen = _start(start)
 
     @property
     def pid(self) -> int:

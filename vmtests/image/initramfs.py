@@ -1,7 +1,8 @@
 """Building the guest's initramfs from Debian packages: no root, nothing of the host's touched, no key inside.
 
 Two entries of the cache: the unpacked packages, which stay as they are until the recipe names others, so that a run
-does not change under the user, and the image, whose key is everything that its bytes depend on.
+does not change under the user (remove `packages/` from the cache to get newer ones), and the image, whose key is
+everything that its bytes depend on.
 """
 
 from __future__ import annotations

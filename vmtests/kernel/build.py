@@ -197,25 +197,22 @@ class _Plan:
                 f"building a kernel needs {_ROOM >> 30} GiB and {cache.root()} has {free / (1 << 30):.1f} GiB free:"
                 " make room, or set XDG_CACHE_HOME to a folder with more"
             )
-        base = self._base() if self.patches else None
+        base = self._base(to) if self.patches else None
         tree = self._patched(to / "linux")
         build = tree / "build"
+        make = Make(tree, build, self.toolchain)
         if base is not None:
-            run(["cp", "--archive", "--reflink=auto", base / "objects", build], seconds=600)
+            make.adopt(base / "objects")
         else:
             build.mkdir()
         content = self.config().read_bytes()
         if base is None or (build / ".config").read_bytes() != content:
             (build / ".config").write_bytes(content)
-        self._compile(Make(tree, build, self.toolchain), to / "build.log")
+        self._compile(make, to / "build.log")
         release = (build / "include/config/kernel.release").read_text().strip()
-        for name, file in {
-            "bzImage": "arch/x86/boot/bzImage",
-            "vmlinux": "vmlinux",
-            "config": ".config",
-            "System.map": "System.map",
-        }.items():
-            shutil.copy2(build / file, to / name)
+        shutil.copy(build / ".config", to / "config")
+        for name in ("arch/x86/boot/bzImage", "vmlinux", "System.map"):
+            (build / name).rename(to / Path(name).name)
         if not self.patches:
             for pattern in _LINKED:
                 for path in build.glob(pattern):
@@ -232,10 +229,15 @@ class _Plan:
         }
         (to / "kernel.json").write_text(json.dumps(said, indent=1) + "\n")
 
-    def _base(self) -> Path | None:
+    def _base(self, to: Path) -> Path | None:
         """Return the entry of the same kernel without patches, or None if it does not build."""
+        base = replace(self, patches=(), is_base=True)
+        if cache.find("kernels", base.key()) is None:
+            # Minutes are better spent once it is known that the patches apply. The tree is not kept: what make compiles
+            # again are the files that are newer than the base's objects.
+            shutil.rmtree(self._patched(to / "trial"))
         try:
-            return replace(self, patches=(), is_base=True).entry()
+            return base.entry()
         except HostFailure as error:
             if error.status is None:
                 raise
@@ -247,7 +249,7 @@ class _Plan:
         pristine = self.source.tree(self.tell)
         if self.recipe.source == DEBIAN:
             for file, word in self.recipe.absent:
-                if word in (pristine / file).read_text(errors="replace"):
+                if (pristine / file).is_file() and word in (pristine / file).read_text(errors="replace"):
                     raise HostFailure(
                         f"kernel {self.recipe.name}: {file} of {self.source.title} says {word!r}, so it has the change"
                         " already that this kernel is to be measured without: name another series in the recipe"
@@ -259,17 +261,19 @@ class _Plan:
         return to
 
     def _compile(self, make: Make, log: Path) -> None:
+        name = f"{self.recipe.name} without its patches" if self.is_base else self.recipe.name
         compiled = 0
 
         def count(line: str) -> None:
             nonlocal compiled
-            if re.match(r"  (CC|AS|HOSTCC|LD|AR) ", line):
-                compiled += line.startswith(("  CC ", "  AS "))
-                linking = line.startswith("  LD ") and "vmlinux" in line
-                self.tell("linking" if linking else f"{compiled} objects compiled")
+            if line.startswith(("  CC ", "  AS ")):
+                compiled += 1
+                self.tell(f"{'first its base: ' if self.is_base else ''}{compiled} objects compiled")
+            elif line.startswith("  LD ") and line.endswith("vmlinux.o"):
+                self.tell("linking")
 
         try:
-            make("bzImage", what=f"building kernel {self.recipe.name} failed", seconds=7200, log=log, line=count)
+            make("bzImage", what=f"building kernel {name} failed", seconds=7200, log=log, line=count)
         except HostFailure as error:
             # The entry goes, its log stays.
             kept = cache.root() / "logs" / f"kernel-{self.recipe.name}-{os.getpid()}.log"

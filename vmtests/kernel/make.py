@@ -17,6 +17,9 @@ from vmtests.errors import HostFailure
 # which kbuild compares to tell what has to be compiled again.
 _FLAGS = "vmtests.flags"
 
+# Tells where the tree of the build folder was.
+_TREE = "vmtests.tree"
+
 # What names the cause, rather than one of make's many lines about it.
 _ERROR = re.compile(
     r"error:|undefined reference|multiple definition|not found|No such file|No space left|Killed|recursive dep",
@@ -54,6 +57,15 @@ class Make:
     build: Path
     toolchain: Toolchain
 
+    def adopt(self, objects: Path) -> None:
+        """Begin the build folder as a copy of another one, of a tree with the same files, wherever that was."""
+        run(["cp", "--archive", "--reflink=auto", objects, self.build], seconds=600)
+        # tools/build/Makefile.build has absolute paths in its command lines. If they changed, objtool would be built
+        # again, and all objects with it: they depend on it.
+        before, now = (self.build / _TREE).read_text(), str(self.tree.resolve())
+        for path in (self.build / "tools").rglob(".*.cmd"):
+            path.write_text(path.read_text().replace(before, now))
+
     def __call__(
         self,
         *targets: str,
@@ -65,6 +77,7 @@ class Make:
         """Make the targets; HostFailure with the first error and the log's path, its message beginning with `what`."""
         self.build.mkdir(exist_ok=True)
         (self.build / _FLAGS).write_text(f'"-fdebug-prefix-map={self.tree.resolve()}=/linux"\n')
+        (self.build / _TREE).write_text(str(self.tree.resolve()))
         variables = {
             "O": str(self.build),
             "ARCH": "x86_64",

@@ -59,6 +59,11 @@ class Access:
             self.vmemmap + end_pfn * size,
         )
 
+    @property
+    def section_bytes(self) -> int:
+        """Bytes of memory in a section."""
+        return PAGE_SIZE << self._section_shift
+
     def sections(self, first_pfn: int, end_pfn: int) -> Sections:
         """Return the memory sections that the range touches."""
         return Sections.read(self.program, self.layout.pageblocks, self._section_shift, first_pfn, end_pfn)
@@ -107,6 +112,7 @@ def attach(guest: Guest) -> Iterator[Access]:
     kernel = guest.kernel
     if kernel.vmlinux is None:
         raise HostFailure(f"kernel {kernel.name} has no vmlinux with debug info: its memmap cannot be checked")
+    access = None
     program = drgn.Program()
     try:
         try:
@@ -116,7 +122,7 @@ def attach(guest: Guest) -> Iterator[Access]:
         info = _vmcoreinfo(program)
         load(program, kernel.vmlinux, info)
         layout = debuginfo.derive(program, kernel.config_values(), info["OSRELEASE"])
-        yield Access(
+        access = Access(
             program=program,
             layout=layout,
             monitor=guest.monitor,
@@ -124,8 +130,11 @@ def attach(guest: Guest) -> Iterator[Access]:
             _levels=5 if int(info["NUMBER(pgtable_l5_enabled)"]) else 4,
             _section_shift=int(info["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT,
         )
+        yield access
     finally:
-        # The monitor serves one client: drgn leaves it when the last reference to the program has gone.
+        # The monitor serves one client, and drgn leaves it only with the last reference to its program.
+        if access is not None:
+            access.program = drgn.Program()
         del program
         gc.collect()
 

@@ -54,9 +54,10 @@ def check(
     with access.memory() as memory:
         window = access.window(memory, truth.start_pfn, truth.end_pfn)
         _readable(memory, window)
-        segments = [segment for segment in (want.reserve, want.pages) if segment is not None]
+        segments = [*([want.reserve] if want.reserve else []), *want.pages]
         _frames(window, segments, truth, layout, facts.vmemmap, tally)
-        seen = {id(part): compare(memory, window, part, layout, facts.vmemmap, tally) for part in segments}
+        seen = [compare(memory, window, part, layout, facts.vmemmap, tally) for part in segments]
+        reserve_seen = seen.pop(0) if want.reserve else 0
         if poison is not None:
             _control(memory, window, want.untouched, layout, facts.vmemmap, poison, tally)
         around = compare_neighbours(access, memory, truth, before, tally)
@@ -65,14 +66,14 @@ def check(
         limit_seconds = _sum(memory, window, segments, layout, facts.vmemmap)
     return MemmapResult(
         pages_expected=truth.pages,
-        pages_checked=seen[id(want.pages)],
+        pages_checked=sum(seen),
         reserve_expected=want.reserve.pages if want.reserve else 0,
-        reserve_checked=seen[id(want.reserve)] if want.reserve else 0,
+        reserve_checked=reserve_seen,
         bytes_per_page_checked=layout.size,
         pageblocks_checked=blocks,
         neighbours_checked=around,
         poisoned=poison is not None,
-        pages_poisoned=_poisoned(window, want.pages, layout, facts.vmemmap, poison),
+        pages_poisoned=_poisoned(window, truth, layout, facts.vmemmap, poison),
         mismatches=tally.mismatches,
         histogram=dict(tally.histogram),
         examples=tally.examples(),
@@ -194,11 +195,11 @@ def _pageblocks(sections: Sections, want: Expected, layout: PageLayout, tally: T
     return checked
 
 
-def _poisoned(window: Window, segment: Segment, layout: PageLayout, vmemmap: int, poison: Poison | None) -> int:
-    """Return how many struct pages of the segment lie in memory that was overwritten before the bind."""
+def _poisoned(window: Window, truth: RangeTruth, layout: PageLayout, vmemmap: int, poison: Poison | None) -> int:
+    """Return how many struct pages to be initialised lie in memory that was overwritten before the bind."""
     if poison is None:
         return 0
-    frames = window.slice(vmemmap + segment.first_pfn * layout.size, segment.pages * layout.size)
+    frames = window.slice(vmemmap + truth.first_pfn * layout.size, truth.pages * layout.size)
     return int(np.count_nonzero(poison.covers(frames))) * PAGE_SIZE // layout.size
 
 

@@ -91,13 +91,13 @@ class Expected:
     Args:
         untouched: pfns whose struct pages nobody initialises, at the start of an altmap.
         reserve: the altmap's other pages, or None.
-        pages: what memmap_init_zone_device() initialises.
+        pages: what memmap_init_zone_device() initialises; two segments where the range ends within a folio.
         pageblocks: for each block that begins in the range, its pfn and the bits, or None where nobody sets them.
     """
 
     untouched: range
     reserve: Segment | None
-    pages: Segment
+    pages: tuple[Segment, ...]
     pageblocks: tuple[tuple[int, int | None], ...]
 
 
@@ -120,7 +120,7 @@ def expected(truth: RangeTruth, layout: PageLayout, facts: Facts) -> Expected:
         first = truth.base_pfn + truth.reserve
         reserve = Segment(first, truth.first_pfn - first, 1, (_reserve_page(layout, facts),))
     single = _single(truth, layout, facts, references=0 if kind in UNREFERENCED else 1)
-    pages = Segment(truth.first_pfn, truth.pages, 1, (Run(Role.PAGE, 1, single),))
+    pages: tuple[Segment, ...] = (Segment(truth.first_pfn, truth.pages, 1, (Run(Role.PAGE, 1, single),)),)
     if truth.vmemmap_shift:
         pages = _folios(truth, layout, facts, single)
     return Expected(
@@ -189,17 +189,16 @@ def _offset(layout: PageLayout, role: Role, name: str) -> int:
     return field.offset
 
 
-def _folios(truth: RangeTruth, layout: PageLayout, facts: Facts, single: bytes) -> Segment:
-    """memmap_init_compound(), mm/mm_init.c:1050-1075: head, tails, then the folio's own data in tails 1 and 2."""
+def _folios(truth: RangeTruth, layout: PageLayout, facts: Facts, single: bytes) -> tuple[Segment, ...]:
+    """memmap_init_compound(), mm/mm_init.c:1050-1075: head, tails, then the folio's own data in tails 1 and 2.
+
+    Heads are at multiples of the folio's size from the first page on (:1100), wherever that is; so the last folio may
+    begin less than its size before the range's end.
+    """
     order = truth.vmemmap_shift
     stride = 1 << order
     if order < 2:
         raise HostFailure(f"what folios of order {order} must hold is not known: tails 1 and 2 keep their data")
-    if truth.pages % stride:
-        raise HostFailure(
-            f"{truth.pages} pages are not a whole number of folios of order {order}: "
-            "what the last one must hold is not known"
-        )
     stored = stride
     if _optimized(truth, layout):
         touched = range(truth.start_pfn // facts.section_pages, -(-truth.end_pfn // facts.section_pages))
@@ -210,17 +209,22 @@ def _folios(truth: RangeTruth, layout: PageLayout, facts: Facts, single: bytes) 
     head = bytearray(single)
     at = _offset(layout, Role.PAGE, "flags")
     head[at : at + 8] = (flags | 1 << layout.head).to_bytes(8, "little")  # __SetPageHead()
-    return Segment(
-        truth.first_pfn,
-        truth.pages // stride,
-        stride,
-        (
-            Run(Role.PAGE, 1, bytes(head)),
-            _tail_1(layout, flags, order),
-            _tail_2(layout, flags, order),
-            _tail(layout, Role.TAIL, flags, order, stored - 3, {"mapping": layout.tail_mapping}),
-        ),
+    first = (
+        Run(Role.PAGE, 1, bytes(head)),
+        _tail_1(layout, flags, order),
+        _tail_2(layout, flags, order),
     )
+
+    def folios(first_pfn: int, units: int, pages: int) -> Segment:
+        rest = min(stored, pages) - len(first)
+        tails = _tail(layout, Role.TAIL, flags, order, rest, {"mapping": layout.tail_mapping})
+        return Segment(first_pfn, units, pages, (*first, tails))
+
+    whole, cut = divmod(truth.pages, stride)
+    segments = [folios(truth.first_pfn, whole, stride)] if whole else []
+    if cut:
+        segments.append(folios(truth.end_pfn - cut, 1, cut))
+    return tuple(segments)
 
 
 def _optimized(truth: RangeTruth, layout: PageLayout) -> bool:

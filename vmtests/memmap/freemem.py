@@ -52,15 +52,14 @@ def minds(access: Access) -> str | None:
     return None
 
 
-def poison_free(access: Access, memory: PhysicalMemory, *, only: NDArray[np.int64] | None = None) -> Poison:
+def poison_free(access: Access, memory: PhysicalMemory, *, everywhere: bool = False) -> Poison:
     """Overwrite the guest's free pages and return which; the guest is stopped for the while.
 
     Args:
         access: attached to the guest.
         memory: entered, writable.
-        only: physical addresses of pages, such as those of the last memmap. Of the free blocks of 2 MiB and more only
-            these are overwritten; all of them otherwise, for which the host then needs room. Smaller blocks are anyway:
-            they are what the next single pages are taken from.
+        everywhere: also what nobody has ever written, a hole in the host's file, for which the host then needs room.
+            Without it no struct page of an earlier memmap is left over, but a new memmap may get memory that is zero.
 
     A kernel that minds (`minds`) is left alone: it does not hand out what the last memmap left behind.
     """
@@ -68,15 +67,10 @@ def poison_free(access: Access, memory: PhysicalMemory, *, only: NDArray[np.int6
         nothing = np.empty(0, dtype=np.int64)
         return Poison(PATTERN, nothing, nothing, by_kernel=switch)
     with stopped(access):
-        small, large = [_per_cpu(access)], []
-        for region in memory.regions:
-            fragments, blocks = _buddies(access, memory, region)
-            small.append(fragments)
-            large.append(blocks)
-        rest = np.concatenate(large)
-        if only is not None:
-            rest = np.intersect1d(rest, only)
-        free = np.unique(np.concatenate([*small, rest]))
+        parts = [_per_cpu(access), *(_buddies(access, memory, region) for region in memory.regions)]
+        free = np.unique(np.concatenate(parts))
+        if not everywhere:
+            free = free[memory.written(free)]
         cuts = np.flatnonzero(np.diff(free) != PAGE_SIZE) + 1
         starts = free[np.concatenate(([0], cuts))] if len(free) else free
         ends = free[np.append(cuts - 1, -1)] + PAGE_SIZE if len(free) else free
@@ -87,13 +81,15 @@ def poison_free(access: Access, memory: PhysicalMemory, *, only: NDArray[np.int6
     return Poison(PATTERN, starts, ends)
 
 
-def _buddies(access: Access, memory: PhysicalMemory, region: Region) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the physical addresses of the buddy allocator's pages in the region: in blocks below 2 MiB, and in others.
+def _buddies(access: Access, memory: PhysicalMemory, region: Region) -> NDArray[np.int64]:
+    """Return the physical addresses of the buddy allocator's pages in the region.
 
     The first page of a free block is of type buddy and has the block's order in `private`
     (include/linux/page-flags.h:978, mm/page_alloc.c:set_buddy_order()).
     """
     size, program = access.layout.size, access.program
+    if PAGE_SIZE % size:
+        raise HostFailure(f"sizeof(struct page) is {size}: which pages of RAM are free is only told for powers of two")
     page = program.type("struct page")
     type_at, private_at = offset_of(page, "page_type") // 4, offset_of(page, "private") // 8
     buddy = program.type("enum pagetype")
@@ -103,22 +99,19 @@ def _buddies(access: Access, memory: PhysicalMemory, region: Region) -> tuple[ND
     first_pfn = region.start >> PAGE_SHIFT
     window = access.window(memory, first_pfn, region.end >> PAGE_SHIFT)
     mapped = np.flatnonzero((window.frames != UNMAPPED) & memory.contains(window.frames))
-    small: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
-    large = small.copy()
+    found: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
     base = window.start - access.vmemmap
     for at in range(0, len(mapped), 512):
         part = mapped[at : at + 512]
         buffer = bytearray(len(part) * PAGE_SIZE)
         memory.read_frames(memoryview(buffer), window.frames[part])
-        # A struct page may lie across two pages of the memmap only where its size is no power of two: refused before.
         types = np.frombuffer(buffer, dtype="<u4")[type_at :: size // 4]
         orders = np.frombuffer(buffer, dtype="<u8")[private_at :: size // 8]
         pfns = ((base + part * PAGE_SIZE)[:, None] // size + np.arange(PAGE_SIZE // size)).reshape(-1)
         heads = np.flatnonzero(types >> _TYPE_SHIFT == value)
         for pfn, order in zip(pfns[heads].tolist(), orders[heads].tolist(), strict=True):
-            pages = (pfn + np.arange(1 << order, dtype=np.int64)) << PAGE_SHIFT
-            (small if order < PMD_ORDER else large).append(pages)
-    return np.concatenate(small), np.concatenate(large)
+            found.append((pfn + np.arange(1 << order, dtype=np.int64)) << PAGE_SHIFT)
+    return np.concatenate(found)
 
 
 def _per_cpu(access: Access) -> NDArray[np.int64]:

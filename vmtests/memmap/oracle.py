@@ -7,9 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vmtests.errors import KernelFailure
 from vmtests.memmap.access import Access, attach
 from vmtests.memmap.check import check
@@ -41,7 +38,6 @@ class Oracle:
     guest: Guest
     access: Access
     _truths: dict[str, RangeTruth] = field(default_factory=dict)
-    _frames: dict[str, NDArray[np.int64]] = field(default_factory=dict)  # of the last memmap in RAM
     _poisons: dict[str, Poison] = field(default_factory=dict)
     _neighbours: dict[str, Neighbours] = field(default_factory=dict)
     _nodes: dict[str, int] = field(default_factory=dict)
@@ -87,31 +83,32 @@ class Oracle:
             limit=limit,
         )
         self._truths[key] = truth
-        if not truth.altmap:
-            with self.access.memory() as memory:
-                self._frames[key] = np.unique(self.access.window(memory, truth.start_pfn, truth.end_pfn).frames)
         return result
 
     def poison(self, namespace: Namespace, *, everywhere: bool = False) -> Poison:
         """Overwrite the memory that the namespace's next memmap will lie in; call while its driver is not bound.
 
-        For map=dev that is in the namespace; for map=mem what is free now of the last memmap's memory, or, with
-        `everywhere`, all free memory of the guest, as a first bind needs it.
+        For map=dev that is in the namespace; for map=mem in the guest's free memory: where it has been written before
+        or, with `everywhere`, all of it, as a first bind needs it.
         """
         key = namespace.name
         last = self._truths.get(key)
         if last is not None:
             self._neighbours[key] = neighbours(self.access, last.start_pfn, last.end_pfn)
         with self.access.memory(writable=True) as memory:
+            free = None
+            start, end = namespace.start, namespace.start + namespace.size_bytes
+            # The memmap of a section that the namespace has only a part of lies in RAM (arch/x86/mm/init_64.c:1533).
+            if namespace.map == "mem" or start % self.access.section_bytes or end % self.access.section_bytes:
+                free = poison_free(self.access, memory, everywhere=everywhere)
             if namespace.map == "dev":
-                start, end = namespace.start, namespace.start + namespace.size_bytes
-                if last is not None:
-                    start, end = last.start_pfn << PAGE_SHIFT, last.end_pfn << PAGE_SHIFT
                 first, stop = altmap_area(start, end, self.access.layout)
                 applied = poison(memory, first, min(stop, namespace.data_start))
+                if free is not None:
+                    applied = applied.and_also(free)
             else:
-                only = None if everywhere else self._frames.get(key)
-                applied = poison_free(self.access, memory, only=only)
+                assert free is not None
+                applied = free
         self._poisons[key] = applied
         return applied
 

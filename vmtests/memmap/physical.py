@@ -6,6 +6,7 @@ error with a name.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from bisect import bisect_right
@@ -133,6 +134,30 @@ class PhysicalMemory:
         index = np.maximum(np.searchsorted(self._starts, frames, side="right") - 1, 0)
         inside: NDArray[np.bool_] = (frames >= self._starts[index]) & (frames + PAGE_SIZE <= self._ends[index])
         return inside
+
+    def written(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell for each physical address of a page whether its file holds data there, or a hole."""
+        extents = np.array([extent for region in self.regions for extent in self._data(region)], dtype=np.int64)
+        if not len(extents):
+            return np.zeros(frames.shape, dtype=bool)
+        index = np.maximum(np.searchsorted(extents[:, 0], frames, side="right") - 1, 0)
+        inside: NDArray[np.bool_] = (frames >= extents[index, 0]) & (frames < extents[index, 1])
+        return inside
+
+    def _data(self, region: Region) -> Iterator[tuple[int, int]]:
+        """Yield the physical addresses, first and end, of the region's parts that are no holes."""
+        descriptor, end = self._files[region.file], region.offset + region.size
+        at = region.offset
+        while at < end:
+            try:
+                first = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                    return
+                raise
+            at = min(os.lseek(descriptor, first, os.SEEK_HOLE), end)
+            if first < end:
+                yield region.start + first - region.offset, region.start + at - region.offset
 
     def read_into(self, view: memoryview, address: int) -> None:
         """Fill `view` with the bytes from the physical `address` on."""

@@ -48,6 +48,13 @@ class Poison:
         inside: NDArray[np.bool_] = (frames >= self.starts[index]) & (frames + PAGE_SIZE <= self.ends[index])
         return inside
 
+    def and_also(self, other: Poison) -> Poison:
+        """Return both: this one's ranges and the other's."""
+        order = np.argsort(np.concatenate((self.starts, other.starts)))
+        starts = np.concatenate((self.starts, other.starts))[order]
+        ends = np.concatenate((self.ends, other.ends))[order]
+        return Poison(self.pattern, starts, ends, self.by_kernel)
+
 
 def altmap_area(start: int, end: int, layout: PageLayout) -> tuple[int, int]:
     """Return where the memmap of a map=dev namespace will lie: guest physical addresses, first and end.

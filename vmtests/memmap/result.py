@@ -41,7 +41,8 @@ class MemmapResult:
         neighbours_checked: struct pages outside the range that were compared with what they held before.
         poisoned: the memory was overwritten before the bind.
         pages_poisoned: struct pages of pages_expected in memory that was overwritten.
-        mismatches: wrong struct pages and pageblocks, each once however many of its fields are wrong.
+        mismatches: wrong struct pages, pageblocks, and struct pages in a wrong frame; each once, however many of its
+            fields are wrong.
         histogram: how often each field was wrong.
         examples: the first of them by pfn.
         seconds: the whole check.

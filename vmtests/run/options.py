@@ -21,6 +21,32 @@ def parse_size(text: str) -> int:
     return int(found[1]) << _UNITS[found[2].lower()]
 
 
+def parse_percent(option: str, text: str) -> float:
+    """Return the fraction that "1%" or "1" means."""
+    try:
+        return float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        raise UsageError(f"{option} {text}: write a percentage, such as 1%") from None
+
+
+def whole_number(option: str, text: str) -> int:
+    """Return the number that an option was given."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: write a whole number") from None
+
+
+_CHOICES = {
+    "cc": ("gcc", "clang"),
+    "mode": ("fsdax", "devdax"),
+    "map": ("dev", "mem"),
+    "accel": ("auto", "kvm", "tcg"),
+    "clock": ("auto", "wall", "icount"),
+    "tier": ("quick", "full"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of a run; names as typed. Values that depend on the host stay "auto" until the host is known."""
@@ -48,6 +74,9 @@ class Options:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"--{name} {getattr(self, name)}: it can be {', '.join(known)}")
         if self.rebinds < 1:
             raise UsageError(f"--rebinds {self.rebinds}: at least one rebind is needed after the first bind")
         if self.boots != "auto" and not (self.boots.isdigit() and int(self.boots)):

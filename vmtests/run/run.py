@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vmtests import host, image, kernel
-from vmtests.errors import ExitCode
+from vmtests.errors import ExitCode, HostFailure, UsageError
 from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
@@ -56,6 +56,15 @@ class Run:
         """What this machine can run."""
         return host.probe()
 
+    def check_host(self) -> None:
+        """Raise a HostFailure, before minutes are spent on kernels, if no guest could run here."""
+        self.host.check_room(memory_bytes=2 << 30, disk_bytes=3 << 30)
+        if not self.host.sparse:
+            raise HostFailure(
+                f"{self.host.cache} does not keep files sparse, as an NVDIMM of {words.size(self.options.pmem_size)} "
+                "needs it: set XDG_CACHE_HOME to a folder on ext4, xfs, btrfs or tmpfs"
+            )
+
     @cached_property
     def image(self) -> Image:
         """The guest's initramfs."""
@@ -65,6 +74,7 @@ class Run:
     @cached_property
     def accelerator(self) -> Accelerator:
         """The accelerator, proven by the base kernel unless it was proven before."""
+        self.check_host()
         base = self.kernel(self.options.kernel_names()[0])
         with self.progress.task("proving the accelerator"):
             return host.accelerator(base.image, self.image.path, self.options.accel)
@@ -212,24 +222,33 @@ class Run:
         self.record.add_evidence("failure", path)
 
     def compare(self) -> None:
-        """Hold every kernel against the first one, for each namespace and metric."""
-        binds = self.record.entries(BindEntry)
-        base, *others = self.options.kernel_names()
-        for namespace in dict.fromkeys(bind.namespace for bind in binds):
-            for other in others:
-                for metric in verdict.METRICS:
-                    found = verdict.compare(binds, base, other, namespace, self.clock, metric)
-                    if found is not None:
-                        self.record.add(found)
+        """Hold every kernel against the first one, for each namespace and metric; a gate's limit is then the band."""
+        limit = self.options.max_regression
+        found = verdict.compare_all(
+            self.record.entries(BindEntry),
+            self.options.kernel_names(),
+            self.clock,
+            band=verdict.BAND if limit is None else limit,
+        )
+        self.record.add(*found)
 
     def verdicts(self) -> list[ExitCode]:
         """Return what the timing adds to the run's exit code; nothing, unless a gate was asked for."""
-        self.compare()
+        if not self.record.entries(BindEntry):
+            return [] if self.options.max_regression is None else [ExitCode.NO_VERDICT]
+        try:
+            self.compare()
+        except UsageError as error:
+            self.note_failure("timing", str(error))
         limit = self.options.max_regression
         if limit is None:
             return []
         judged = [one for one in self.record.entries(ComparisonEntry) if one.metric == "rebind"]
-        return [verdict.gate(one, limit) for one in judged] or [ExitCode.NO_VERDICT]
+        wanted = len({bind.namespace for bind in self.record.entries(BindEntry)}) * (
+            len(self.options.kernel_names()) - 1
+        )
+        missing = [ExitCode.NO_VERDICT] if len(judged) < max(wanted, 1) else []
+        return [verdict.gate(one, limit) for one in judged] + missing
 
     def save(self, code: int) -> Path:
         """Write the record."""

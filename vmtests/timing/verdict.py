@@ -16,7 +16,18 @@ from vmtests.timing import effect
 from vmtests.timing.effect import BAND, Judgement, Word
 from vmtests.timing.samples import METRICS, Boots, Metric, Pairs, family
 
-__all__ = ["BAND", "COUNT_TOLERANCE", "METRICS", "compare", "compare_all", "entry", "gate", "gate_interval", "judge"]
+__all__ = [
+    "BAND",
+    "COUNT_TOLERANCE",
+    "METRICS",
+    "compare",
+    "compare_all",
+    "count_word",
+    "entry",
+    "gate",
+    "gate_interval",
+    "judge",
+]
 
 #: An instruction count that moved by no more than this is "same": twice the widest spread of a quiet rig.
 COUNT_TOLERANCE = 0.001
@@ -112,19 +123,21 @@ def _counted(base: Boots, patched: Boots) -> dict[str, Any]:
     """
     ratio = math.exp(float(patched.array.mean() - base.array.mean()))
     floor = max(base.disagreement, patched.disagreement)
-    word: Word = "same"
-    if floor > COUNT_TOLERANCE:
-        word = "no-verdict"
-    elif abs(ratio - 1) > COUNT_TOLERANCE:
-        word = "slower" if ratio > 1 else "faster"
     return {
         "ratio": ratio,
         "ci_low": None,
         "ci_high": None,
         "noise_floor": floor if len(base.values) > 1 else None,
         "smallest_visible": COUNT_TOLERANCE + max(COUNT_TOLERANCE / 2, floor),
-        "verdict": word,
+        "verdict": "no-verdict" if floor > COUNT_TOLERANCE else count_word(ratio),
     }
+
+
+def count_word(ratio: float) -> Word:
+    """Return the verdict on a ratio of two counts."""
+    if abs(ratio - 1) <= COUNT_TOLERANCE:
+        return "same"
+    return "slower" if ratio > 1 else "faster"
 
 
 def gate(comparison: ComparisonEntry, limit: float) -> ExitCode:

@@ -1,0 +1,167 @@
+"""A program that behaves like QEMU with a guest in it, for tests without a VM.
+
+It speaks real QMP and real SSH, reads the keys as images/init does, and runs the guest's commands on the host. What
+else it does is said by words on the kernel's command line: `die`, `panic`, `mute`, `stuck`, `other-host-key`, ...
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import paramiko
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+
+PANIC = """\
+[    1.732568] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r
+[    1.734783] CPU: 1 UID: 0 PID: 1 Comm: swapper/0 Not tainted 7.3.4 #1 PREEMPTLAZY\r
+[    1.736658]  vpanic+0x308/0x380\r
+[    1.740212] Kernel Offset: disabled\r
+"""
+
+
+class Qemu:
+    """One run, as its arguments ask for."""
+
+    def __init__(self, argv: list[str]) -> None:
+        options = list(itertools.pairwise(argv))
+        backends = [value for name, value in options if name == "-chardev"]
+        ends = {
+            found[2]: int(found[1]) for value in backends if (found := re.match(r"socket,fd=(\d+),id=(\w+)", value))
+        }
+        self.words = dict(options)["-append"].split()
+        self.console = socket.socket(fileno=ends["console"])
+        self.monitor = socket.socket(fileno=ends["monitor"])
+        self.keys = socket.socket(fileno=ends["keys"])
+        self.server = socket.create_server(("127.0.0.1", 0))
+
+    def run(self) -> None:
+        threading.Thread(target=self.serve_monitor, daemon=True).start()
+        self.console.sendall(b"[    0.000000] Linux version 7.3.4\r\nvmtests: init\r\n")
+        if "die" in self.words:
+            sys.exit("qemu-system-x86_64: something is wrong with this QEMU")
+        if "panic" in self.words:
+            self.panic()
+        if "mute" not in self.words:
+            self.console.sendall(b"vmtests: waiting for keys\r\n")
+            given = dict(self.read_keys())
+            self.console.sendall(b"vmtests: ready\r\n")
+            self.serve_ssh(given["host-key"], given["authorized-key"])
+        threading.Event().wait()
+
+    def panic(self) -> None:
+        self.event("GUEST_PANICKED", {"action": "run"})
+        time.sleep(0.1)  # the event first: the console's words are late, and must win all the same
+        self.console.sendall(PANIC.encode())
+        self.event("SHUTDOWN", {"guest": True, "reason": "guest-reset"})
+
+    def event(self, name: str, data: dict[str, object]) -> None:
+        self.send({"event": name, "data": data, "timestamp": {"seconds": 0, "microseconds": 0}})
+
+    def send(self, message: dict[str, object]) -> None:
+        self.monitor.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def serve_monitor(self) -> None:
+        self.send(
+            {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
+        )
+        for line in self.monitor.makefile():
+            command = json.loads(line)
+            if "stuck" in self.words and command["execute"] == "quit":
+                continue
+            answer: dict[str, object] = {"return": {}}
+            if command["execute"] == "human-monitor-command":
+                port = self.server.getsockname()[1]
+                answer = {
+                    "return": f"  TCP[HOST_FORWARD]  10       127.0.0.1 {port}       10.0.2.15    22     0     0\r\n"
+                }
+            elif command["execute"] == "inject-nmi":
+                self.console.sendall(b"[    9.000000] Kernel panic - not syncing: NMI: Not continuing\r\n")
+            elif command["execute"] == "device_del":
+                answer = {"error": {"class": "GenericError", "desc": "nvdimm device hot unplug is not supported yet."}}
+            self.send({**answer, "id": command.get("id")} if "id" in command else answer)
+            if command["execute"] == "quit":
+                os._exit(0)
+
+    def read_keys(self) -> list[tuple[str, bytes]]:
+        lines = iter(self.keys.makefile())
+        return [(line.split()[0], base64.b64decode(line.split()[1])) for line in iter(lambda: next(lines), "end\n")]
+
+    def serve_ssh(self, host_key: bytes, authorized: bytes) -> None:
+        # dropbear's format: the string "ssh-ed25519", the length 64, seed, public key.
+        key = Ed25519PrivateKey.from_private_bytes(host_key[19:51])
+        if "other-host-key" in self.words:
+            key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        path = f"/proc/self/fd/{os.memfd_create('host-key')}"
+        with open(path, "wb") as file:  # noqa: PTH123
+            file.write(pem)
+        connection, _ = self.server.accept()
+        self.transport = transport = paramiko.Transport(connection)
+        transport.add_server_key(paramiko.Ed25519Key(filename=path))
+        transport.start_server(server=Login(self, authorized.split()[1].decode()))
+
+
+class Login(paramiko.ServerInterface):
+    def __init__(self, qemu: Qemu, authorized: str) -> None:
+        self.qemu = qemu
+        self.authorized = authorized
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        known = username == "root" and key.get_base64() == self.authorized
+        return AUTH_SUCCESSFUL if known else AUTH_FAILED
+
+    def check_channel_request(self, _kind: str, _chanid: int) -> int:
+        return OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=self.execute, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+    def execute(self, channel: paramiko.Channel, command: str) -> None:
+        if command == "panic":
+            self.qemu.panic()
+            return
+        if command == "hang up":
+            self.qemu.transport.close()
+            return
+        if command == "uname -r":
+            command = "echo 7.3.4"
+        process = subprocess.Popen(
+            ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+        def feed() -> None:
+            assert process.stdin is not None
+            with process.stdin:
+                while data := channel.recv(1 << 16):
+                    process.stdin.write(data)
+
+        def drain() -> None:
+            assert process.stderr is not None
+            while data := os.read(process.stderr.fileno(), 1 << 16):
+                channel.sendall_stderr(data)
+
+        threads = [threading.Thread(target=work, daemon=True) for work in (feed, drain)]
+        for thread in threads:
+            thread.start()
+        assert process.stdout is not None
+        while data := os.read(process.stdout.fileno(), 1 << 16):
+            channel.sendall(data)
+        threads[1].join()
+        channel.send_exit_status(process.wait())
+        channel.close()
+
+
+if __name__ == "__main__":
+    Qemu(sys.argv).run()

@@ -1,0 +1,172 @@
+"""Who is believed when several witnesses report a death, and how soon a wait ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from vmtests.errors import HostFailure, KernelFailure, VmtestsError
+from vmtests.guest.death import Cause, Death, Witness
+
+OOPS = Cause(Witness.CONSOLE, "BUG: kernel NULL pointer dereference", by_kernel=True, kind="BUG")
+PANIC = Cause(Witness.PANIC_EVENT, "the kernel panicked", by_kernel=True)
+RESET = Cause(Witness.STOP_EVENT, "the guest reset itself", by_kernel=True)
+EXIT = Cause(Witness.EXIT, "QEMU ended with status 1", by_kernel=False, status=1, output="its stderr")
+
+
+def later(seconds: float, work: Callable[[], object]) -> None:
+    threading.Timer(seconds, work).start()
+
+
+def never() -> None:
+    return None
+
+
+def failed(death: Death, seconds: float = 5, **more: float) -> VmtestsError:
+    with pytest.raises(VmtestsError) as caught:
+        death.wait(never, seconds, "waiting", **more)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_ready_at_once_and_later() -> None:
+    death = Death()
+    assert death.wait(lambda: "there", 0, "waiting") == "there"
+    seen: list[int] = []
+
+    def appear() -> None:
+        seen.append(1)
+        death.wake()
+
+    later(0.05, appear)
+    start = time.monotonic()
+    assert death.wait(lambda: seen or None, 5, "waiting") == [1]
+    assert time.monotonic() - start < 1
+
+
+def test_death_ends_the_wait_at_once() -> None:
+    death = Death()
+    later(0.05, lambda: death.report(EXIT))
+    start = time.monotonic()
+    failure = failed(death)
+    assert time.monotonic() - start < 0.5
+    assert isinstance(failure, HostFailure)
+    assert failure.message == "waiting: QEMU ended with status 1"
+    assert (failure.status, failure.output) == (1, "its stderr")
+
+
+@pytest.mark.parametrize("lesser", [PANIC, RESET, EXIT])
+def test_oops_wins(lesser: Cause) -> None:
+    death = Death()
+    death.report(lesser)
+    death.report(OOPS)
+    failure = failed(death)
+    assert isinstance(failure, KernelFailure)
+    assert failure.message == "waiting: BUG: kernel NULL pointer dereference"
+
+
+@pytest.mark.parametrize("lesser", [PANIC, RESET])
+def test_late_oops_wins(lesser: Cause) -> None:
+    death = Death()
+    death.report(lesser)
+    later(0.3, lambda: death.report(OOPS))
+    assert "NULL pointer" in failed(death).message
+
+
+def test_event_wins_over_exit() -> None:
+    death = Death()
+    death.report(EXIT)
+    death.report(PANIC)
+    assert "panicked" in failed(death).message
+
+
+def test_waits_for_the_end_of_the_report() -> None:
+    death = Death()
+    said = ["BUG: first line"]
+    death.tail = lambda: "\n".join(said)
+    death.heard()
+    death.report(OOPS)
+
+    def say_more() -> None:
+        said.append("Call Trace:")
+        death.heard()
+
+    later(0.1, say_more)
+    assert failed(death).output.splitlines() == ["BUG: first line", "Call Trace:"]
+
+
+def test_deadline_of_a_guest_that_spoke() -> None:
+    death = Death()
+    death.heard()
+    death.tail = lambda: "its last words"
+    death.interrogate = lambda: "its CPUs were at RIP ffffffff81000000"
+    failure = failed(death, 0.05)
+    assert isinstance(failure, KernelFailure)
+    assert failure.message == "waiting: not done within 0 s; its CPUs were at RIP ffffffff81000000"
+    assert failure.output == "its last words"
+
+
+def test_interrogation_may_fail() -> None:
+    death = Death()
+    death.heard()
+
+    def interrogate() -> str:
+        raise HostFailure("no answer")
+
+    death.interrogate = interrogate
+    assert failed(death, 0.05).message == "waiting: not done within 0 s"
+
+
+def test_silence() -> None:
+    death = Death()
+    later(0.1, death.heard)
+    start = time.monotonic()
+    failure = failed(death, 60, silence=0.2)
+    assert 0.25 < time.monotonic() - start < 3
+    assert "silent for 0 s" in failure.message
+
+
+def test_guest_that_never_spoke() -> None:
+    failure = failed(Death(), 0.05)
+    assert isinstance(failure, HostFailure)
+    assert "printed nothing" in failure.message
+
+
+def test_examined_at_the_deadline() -> None:
+    death = Death()
+    death.heard()
+    death.examine = lambda: Cause(Witness.EXIT, "QEMU is stopped by a signal", by_kernel=False)
+    failure = failed(death, 0.05)
+    assert isinstance(failure, HostFailure)
+    assert "stopped by a signal" in failure.message
+
+
+def test_outlive_ends_with_qemu_only() -> None:
+    death = Death()
+    death.report(OOPS)
+    assert death.wait(lambda: 1, 1, "waiting", outlive=True) == 1
+    later(0.1, lambda: death.report(EXIT))
+    with pytest.raises(KernelFailure, match="NULL pointer"):
+        death.wait(never, 5, "waiting", outlive=True)
+
+
+def test_call() -> None:
+    death = Death()
+    assert death.call(lambda: 42, 5, "calling") == 42
+    with pytest.raises(ZeroDivisionError):
+        death.call(lambda: 1 // 0, 5, "calling")
+    blocked = threading.Event()
+    later(0.05, lambda: death.report(EXIT))
+    with pytest.raises(HostFailure, match="QEMU ended"):
+        death.call(blocked.wait, 5, "calling")
+    blocked.set()
+
+
+def test_check() -> None:
+    death = Death()
+    death.check()
+    death.report(EXIT)
+    with pytest.raises(HostFailure, match="the guest is dead: QEMU ended"):
+        death.check()
