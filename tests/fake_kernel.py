@@ -30,7 +30,8 @@ bzImage: arch/x86/boot/bzImage include/config/kernel.release System.map
 tool := tools/objtool/objtool
 $(tool): FORCE
 	@mkdir -p $(@D)
-	@[ "`cat $(@D)/.objtool.cmd 2>&1`" = "make $(CURDIR)/$@" ] || { echo "make $(CURDIR)/$@" > $(@D)/.objtool.cmd; touch $@; }
+	@echo "make $(CURDIR)/$@" > $@.new
+	@cmp -s $@.new $(@D)/.objtool.cmd || { cp $@.new $(@D)/.objtool.cmd; touch $@; }
 FORCE:
 $(objects): %.o: $(srctree)/%.c .config $(tool)
 	@echo "  CC      $@"

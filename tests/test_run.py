@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vmtests.errors import ExitCode, UsageError, worst
-from vmtests.run import Options, parse_size, plan
+from vmtests.run import plan
+from vmtests.run.options import Options, parse_size
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""vmtests as a pytest plugin: the options, the fixtures, the summary and the exit code. No logic of its own."""
+"""vmtests as a pytest plugin: the options, the fixtures, the summary and the exit code. No logic of its own.
+
+Every pytest in this environment loads it, so what only a run needs is imported when a run begins.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,21 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import pytest
 
 from vmtests import errors
 from vmtests.errors import ExitCode, UsageError, VmtestsError
-from vmtests.pmem import NamespaceSpec
-from vmtests.report import summary
-from vmtests.report.progress import Progress
-from vmtests.run import Bench, Options, Run, parse_percent, parse_size, plan, whole_number
+from vmtests.run import plan
+from vmtests.run.options import Options, parse_percent, parse_size, whole_number
+
+if TYPE_CHECKING:
+    from vmtests.run.bench import Bench
+    from vmtests.run.run import Run
 
 _CASES = Path(__file__).parent / "cases"
-_RUN = pytest.StashKey[Run]()
+_RUN = pytest.StashKey["Run"]()
 _OPTIONS = pytest.StashKey[Options]()
 _CODES = pytest.StashKey[list[ExitCode]]()
 _LEFT_OUT = pytest.StashKey[int]()
@@ -158,10 +163,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give `bench` one instance a kernel, namespace kind and boot."""
     if "bench" not in metafunc.fixturenames:
         return
+    from vmtests.pmem import NamespaceSpec
+
     options = metafunc.config.stash[_OPTIONS]
     spec = NamespaceSpec(options.mode, options.map, options.align, None)
     boots = 1 if options.boots == "auto" else int(options.boots)
-    seed = Run.seed_of(options)
+    seed = options.run_seed()
     cells = plan.order(options.kernel_names(), boots, seed)
     ids = [f"{kernel}-{spec.id}" + (f"-boot{boot}" if boots > 1 else "") for kernel, boot in cells]
     metafunc.parametrize("bench", [(kernel, spec, boot) for kernel, boot in cells], indirect=True, ids=ids)
@@ -181,6 +188,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run: options, kernels, accelerator, clock and record."""
+    from vmtests.report.progress import Progress
+    from vmtests.run.run import Run
+
     config = request.config
     print(file=_terminal())
     this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
@@ -193,7 +203,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 def bench(request: pytest.FixtureRequest, run: Run) -> Iterator[Bench]:
     """A booted guest of one kernel with an empty NVDIMM plugged and the probes armed, for one kind of namespace."""
     kernel, spec, boot = request.param
-    with run.bench(kernel, spec, boot) as ready:
+    with run.bench(kernel, spec, boot, timed=True) as ready:
         yield ready
 
 
@@ -246,6 +256,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash.get(_RUN, None)
     if run is None:
         return
+    from vmtests.report import summary
+
     terminalreporter.section("vmtests")
     colour = terminalreporter.hasmarkup
     terminalreporter.write_line(

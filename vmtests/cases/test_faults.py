@@ -14,7 +14,7 @@ import pytest
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import Workspace
 from vmtests.pmem import NamespaceSpec
-from vmtests.run import Run
+from vmtests.run.run import Run
 
 
 def test_panic_at_boot(run: Run) -> None:

@@ -1,6 +1,6 @@
 """The published procedure on each kernel: bind a 100 GB namespace, rebind its driver, look at every struct page."""
 
-from vmtests.run import Bench
+from vmtests.run.bench import Bench
 
 
 def test_rebind(bench: Bench) -> None:

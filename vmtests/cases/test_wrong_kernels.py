@@ -9,7 +9,8 @@ from vmtests import data, kernel
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.kernel import Patch, Recipe
 from vmtests.pmem import NamespaceSpec
-from vmtests.run import Bench, Run
+from vmtests.run.bench import Bench
+from vmtests.run.run import Run
 
 MUTANTS = data.folder("kernels") / "mutants"
 

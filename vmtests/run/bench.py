@@ -28,6 +28,8 @@ class Bench:
     clock: str
     rebinds: int
     label: str
+    # Whether its binds are samples of the run's timing.
+    timed: bool = True
     _namespace: Namespace | None = field(default=None, init=False)
     _rebinder: Rebinder | None = field(default=None, init=False)
 
@@ -57,22 +59,26 @@ class Bench:
                 align_bytes=self._namespace.align_bytes,
                 size_bytes=self._namespace.size_bytes,
             ),
-            first.entry,
         )
+        self._note(first)
         return first
 
     def rebind(self, times: int) -> list[Bind]:
         """Unbind and bind the driver `times` times and return the binds."""
         with self.progress.task(f"{self.label}: {times} rebinds") as update:
             binds = self.rebinder.rebind(1, times, progress=lambda index: update(f"{index}/{times}"))
-        self.record.add(*(bind.entry for bind in binds))
+        self._note(*binds)
         return binds
+
+    def _note(self, *binds: Bind) -> None:
+        if self.timed:
+            self.record.add(*(bind.entry for bind in binds))
 
     def rebind_over_poison(self, index: int) -> Bind:
         """Unbind, overwrite the memmap from the host, bind: only what this bind writes can be right afterwards."""
         with self.progress.task(f"{self.label}: rebind over a poisoned memmap"):
             bind = self.rebinder.rebind_over(index, self._poison)
-        self.record.add(bind.entry)
+        self._note(bind)
         return bind
 
     def _poison(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ def whole_number(option: str, text: str) -> int:
     except ValueError:
         raise UsageError(f"{option} {text}: write a whole number") from None
 
+
+_DRAWN = random.SystemRandom().randrange(2**31)
 
 _CHOICES = {
     "cc": ("gcc", "clang"),
@@ -100,6 +103,10 @@ class Options:
         """Raise UsageError for a kernel that there is no recipe for, before anything starts."""
         for name in self.kernel_names():
             self.recipe(name)
+
+    def run_seed(self) -> int:
+        """Return the seed that was given, or one drawn for this process."""
+        return _DRAWN if self.seed is None else self.seed
 
     def kernel_names(self) -> tuple[str, ...]:
         """Return the kernels to run, the first being the base of comparisons."""

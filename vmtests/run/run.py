@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -39,17 +38,12 @@ class Run:
     def __init__(self, options: Options, argv: Sequence[str], progress: Progress) -> None:
         self.options = options
         self.progress = progress
-        self.record = RecordWriter(_folder(options), argv=argv, seed=self.seed_of(options))
+        self.record = RecordWriter(_folder(options), argv=argv, seed=options.run_seed())
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
         self._announced = False
         self._guests = 0
         Workspace.sweep()
-
-    @staticmethod
-    def seed_of(options: Options) -> int:
-        """Return the seed that was given, or one drawn for this process."""
-        return _DRAWN if options.seed is None else options.seed
 
     @cached_property
     def host(self) -> Host:
@@ -115,7 +109,8 @@ class Run:
         return Machine(
             accelerator=self.accelerator.name,
             cpu_model=self.options.cpu_model,
-            cpus=1 if icount else 2,
+            # With two, QEMU's translator can lose a race against the kernel patching its own code ("Oops: int3").
+            cpus=1 if self.accelerator.name == "tcg" else 2,
             icount=icount,
         )
 
@@ -151,7 +146,9 @@ class Run:
             self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
 
     @contextmanager
-    def bench(self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None) -> Iterator[Bench]:
+    def bench(
+        self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None, timed: bool = False
+    ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
 
         Args:
@@ -159,6 +156,7 @@ class Run:
             spec: the kind of namespace that the bench is for.
             number: which boot of this kernel it is, from 0.
             pmem_size: bytes; what the options say by default.
+            timed: whether its binds are samples of the run's timing.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
@@ -185,6 +183,7 @@ class Run:
                 clock=self.clock,
                 rebinds=self.options.rebinds,
                 label=label,
+                timed=timed,
             )
 
     def _note_guest(self, guest: Guest, number: int) -> None:
@@ -256,9 +255,6 @@ class Run:
 
     def close(self) -> None:
         """Leave nothing behind but the record."""
-
-
-_DRAWN = random.SystemRandom().randrange(2**31)
 
 
 def _folder(options: Options) -> Path:
