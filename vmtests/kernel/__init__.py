@@ -2,6 +2,6 @@
 
 from vmtests.kernel.build import Kernel, build
 from vmtests.kernel.patches import Patch
-from vmtests.kernel.recipe import Recipe, known, load, resolve
+from vmtests.kernel.recipe import PATCH, Recipe, known, load, resolve
 
-__all__ = ["Kernel", "Patch", "Recipe", "build", "known", "load", "resolve"]
+__all__ = ["PATCH", "Kernel", "Patch", "Recipe", "build", "known", "load", "resolve"]
