@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,6 +30,20 @@ PANIC = """\
 [    1.736658]  vpanic+0x308/0x380\r
 [    1.740212] Kernel Offset: disabled\r
 """
+
+
+def messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that come; no newline need be between them."""
+    text = ""
+    while data := connection.recv(1 << 16):
+        text = (text + data.decode()).lstrip()
+        while text:
+            try:
+                message, end = json.JSONDecoder().raw_decode(text)
+            except ValueError:
+                break
+            yield message
+            text = text[end:].lstrip()
 
 
 class Qemu:
@@ -75,8 +91,7 @@ class Qemu:
         self.send(
             {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
         )
-        for line in self.monitor.makefile():
-            command = json.loads(line)
+        for command in messages(self.monitor):
             if "stuck" in self.words and command["execute"] == "quit":
                 continue
             answer: dict[str, object] = {"return": {}}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.fake_qemu import messages
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import Death, Monitor, MonitorError
 from vmtests.guest.death import Cause, Witness
@@ -40,8 +41,7 @@ class Server:
 
     def serve(self) -> None:
         self.send(GREETING)
-        for line in self.connection.makefile():
-            command = json.loads(line)
+        for command in messages(self.connection):
             self.seen.append(command)
             answer = self.answers.get(command["execute"], {"return": {}})
             if answer is not None:

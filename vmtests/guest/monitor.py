@@ -76,6 +76,8 @@ class Monitor:
         self._death = death
         self._events: deque[Mapping[str, Any]] = deque(maxlen=EVENTS)
         self._loop = asyncio.new_event_loop()
+        # What matters is raised to the caller; a call that is given up must not fill the terminal.
+        self._loop.set_exception_handler(lambda _loop, _context: None)
         self._client = _Client(log)
         self._listener = EventListener()
         self._client.register_listener(self._listener)

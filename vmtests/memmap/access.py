@@ -47,6 +47,15 @@ class Access:
         """Return the guest's memory as it is laid out now (a DIMM plugged later is not in it), to be entered."""
         return PhysicalMemory(regions(self.monitor), writable=writable)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The guest's CPUs stand still inside."""
+        self.monitor.execute("stop")
+        try:
+            yield
+        finally:
+            self.monitor.execute("cont")
+
     def window(self, memory: PhysicalMemory, first_pfn: int, end_pfn: int) -> Window:
         """Walk the kernel's page tables for the struct pages from `first_pfn` to `end_pfn`."""
         top = self.program.read(self.program["init_mm"].pgd.value_(), PAGE_SIZE)

@@ -143,7 +143,7 @@ def compare(
     reader = Reader(memory, window, segment, layout, vmemmap)
     images: dict[tuple[int, int], Image] = {}
     seen = 0
-    sharers = _sharers(segment, layout.size)
+    sharers = sharers_of(segment, layout.size)
     for piece in pieces(segment, layout.size):
         shape = (piece.first, piece.end)
         if shape not in images:
@@ -167,7 +167,7 @@ def compare(
     return seen + shared * segment.units if seen == segment.units * segment.stored else seen
 
 
-def _sharers(segment: Segment, size: int) -> tuple[int, int]:
+def sharers_of(segment: Segment, size: int) -> tuple[int, int]:
     """Return the first struct page of a unit whose memory others share, and the distance from it to those."""
     if segment.stored == segment.stride:
         return segment.stride, 0
@@ -206,7 +206,7 @@ def _name(
             if not hit.any():
                 continue
             places = np.stack((units[hit], pages[hit]), axis=-1)
-            name = _label(field, run.role)
+            name = label(field, run.role)
             examples = []
             for unit, page in places[: tally.limit].tolist():
                 values = [_value(int(words[unit, page, word]), field) for words in (got, wanted)]
@@ -218,7 +218,7 @@ def _name(
             tally.add(name, spread(places[:, 1] + piece.first), sorted(examples))
 
 
-def _label(field: Field, role: Role) -> str:
+def label(field: Field, role: Role) -> str:
     """Return the field's name, with the role of its page where that is a special one."""
     return field.name if role in (Role.PAGE, Role.TAIL) else f"{field.name} ({role.value})"
 

@@ -6,9 +6,6 @@ free has not been handed out yet, so nobody minds what it holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.list import list_for_each_entry
@@ -29,16 +26,6 @@ _TYPE_SHIFT = 24
 
 #: Switches of kernels that overwrite what they hand out, or look at what free pages hold (mm/mm_init.c:2430-2520).
 _MINDING = ("init_on_alloc", "init_on_free", "_page_poisoning_enabled", "_debug_pagealloc_enabled")
-
-
-@contextmanager
-def stopped(access: Access) -> Iterator[None]:
-    """The guest's CPUs stand still inside."""
-    access.monitor.execute("stop")
-    try:
-        yield
-    finally:
-        access.monitor.execute("cont")
 
 
 def minds(access: Access) -> str | None:
@@ -66,7 +53,7 @@ def poison_free(access: Access, memory: PhysicalMemory, *, everywhere: bool = Fa
     if switch := minds(access):
         nothing = np.empty(0, dtype=np.int64)
         return Poison(PATTERN, nothing, nothing, by_kernel=switch)
-    with stopped(access):
+    with access.stopped():
         parts = [_per_cpu(access), *(_buddies(access, memory, region) for region in memory.regions)]
         free = np.unique(np.concatenate(parts))
         if not everywhere:

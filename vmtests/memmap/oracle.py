@@ -11,6 +11,7 @@ from vmtests.errors import KernelFailure
 from vmtests.memmap.access import Access, attach
 from vmtests.memmap.check import check
 from vmtests.memmap.difference import Digest, digest
+from vmtests.memmap.flip import Proof, prove
 from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
 from vmtests.memmap.layout import PAGE_SHIFT
@@ -111,6 +112,18 @@ class Oracle:
                 applied = free
         self._poisons[key] = applied
         return applied
+
+    def prove(self, namespace: Namespace, truth: RangeTruth, *, flips: int, seed: int) -> Proof:
+        """Show that `check` finds any wrong bit: flip so many in the memmap, which is right, and flip them back.
+
+        Args:
+            namespace: bound, and not in use.
+            truth: what the probe saw of its last bind.
+            flips: how many bits.
+            seed: what the choice of them comes from.
+        """
+        _belongs(truth, namespace)
+        return prove(self.access, truth, node=self._node(namespace), count=flips, seed=seed)
 
     def digest(self, namespace: Namespace, truth: RangeTruth) -> Digest:
         """Return the memmap with its pointers replaced by what they point at, to be compared with another kernel's."""
