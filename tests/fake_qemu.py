@@ -12,17 +12,11 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-
-import paramiko
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 PANIC = """\
 [    1.732568] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r
@@ -60,6 +54,7 @@ class Qemu:
         self.monitor = socket.socket(fileno=ends["monitor"])
         self.keys = socket.socket(fileno=ends["keys"])
         self.server = socket.create_server(("127.0.0.1", 0))
+        self.greeted = threading.Event()
 
     def run(self) -> None:
         threading.Thread(target=self.serve_monitor, daemon=True).start()
@@ -76,6 +71,7 @@ class Qemu:
         threading.Event().wait()
 
     def panic(self) -> None:
+        self.greeted.wait()
         self.event("GUEST_PANICKED", {"action": "run"})
         time.sleep(0.1)  # the event first: the console's words are late, and must win all the same
         self.console.sendall(PANIC.encode())
@@ -92,6 +88,8 @@ class Qemu:
             {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
         )
         for command in messages(self.monitor):
+            if command["execute"] != "qmp_capabilities":
+                self.greeted.set()  # the client is ready for events
             if "stuck" in self.words and command["execute"] == "quit":
                 continue
             answer: dict[str, object] = {"return": {}}
@@ -112,70 +110,21 @@ class Qemu:
         lines = iter(self.keys.makefile())
         return [(line.split()[0], base64.b64decode(line.split()[1])) for line in iter(lambda: next(lines), "end\n")]
 
-    def serve_ssh(self, host_key: bytes, authorized: bytes) -> None:
+    def serve_ssh(self, host_key: bytes, authorized_key: bytes) -> None:
+        # Only now: it takes long to import.
+        from tests import fake_sshd
+
         # dropbear's format: the string "ssh-ed25519", the length 64, seed, public key.
-        key = Ed25519PrivateKey.from_private_bytes(host_key[19:51])
-        if "other-host-key" in self.words:
-            key = Ed25519PrivateKey.generate()
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-        path = f"/proc/self/fd/{os.memfd_create('host-key')}"
-        with open(path, "wb") as file:  # noqa: PTH123
-            file.write(pem)
+        seed = os.urandom(32) if "other-host-key" in self.words else host_key[19:51]
         connection, _ = self.server.accept()
-        self.transport = transport = paramiko.Transport(connection)
-        transport.add_server_key(paramiko.Ed25519Key(filename=path))
-        transport.start_server(server=Login(self, authorized.split()[1].decode()))
+        fake_sshd.serve(connection, seed, authorized_key.split()[1].decode(), self.command)
 
-
-class Login(paramiko.ServerInterface):
-    def __init__(self, qemu: Qemu, authorized: str) -> None:
-        self.qemu = qemu
-        self.authorized = authorized
-
-    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        known = username == "root" and key.get_base64() == self.authorized
-        return AUTH_SUCCESSFUL if known else AUTH_FAILED
-
-    def check_channel_request(self, _kind: str, _chanid: int) -> int:
-        return OPEN_SUCCEEDED
-
-    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self.execute, args=(channel, command.decode()), daemon=True).start()
-        return True
-
-    def execute(self, channel: paramiko.Channel, command: str) -> None:
-        if command == "panic":
-            self.qemu.panic()
-            return
-        if command == "hang up":
-            self.qemu.transport.close()
-            return
-        if command == "uname -r":
-            command = "echo 7.3.4"
-        process = subprocess.Popen(
-            ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-        def feed() -> None:
-            assert process.stdin is not None
-            with process.stdin:
-                while data := channel.recv(1 << 16):
-                    process.stdin.write(data)
-
-        def drain() -> None:
-            assert process.stderr is not None
-            while data := os.read(process.stderr.fileno(), 1 << 16):
-                channel.sendall_stderr(data)
-
-        threads = [threading.Thread(target=work, daemon=True) for work in (feed, drain)]
-        for thread in threads:
-            thread.start()
-        assert process.stdout is not None
-        while data := os.read(process.stdout.fileno(), 1 << 16):
-            channel.sendall(data)
-        threads[1].join()
-        channel.send_exit_status(process.wait())
-        channel.close()
+    def command(self, text: str) -> str | None:
+        """Return what the host's shell is to run for a command of the guest's; None: nothing, the guest is dead."""
+        if text == "panic":
+            self.panic()
+            return None
+        return "echo 7.3.4" if text == "uname -r" else text
 
 
 if __name__ == "__main__":

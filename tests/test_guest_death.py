@@ -25,9 +25,9 @@ def never() -> None:
     return None
 
 
-def failed(death: Death, seconds: float = 5, **more: float) -> VmtestsError:
+def failed(death: Death, seconds: float = 5, silence: float | None = None) -> VmtestsError:
     with pytest.raises(VmtestsError) as caught:
-        death.wait(never, seconds, "waiting", **more)  # type: ignore[arg-type]
+        death.wait(never, seconds, "waiting", silence=silence)
     return caught.value
 
 

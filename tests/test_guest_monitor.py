@@ -79,8 +79,9 @@ def eventually(condition: Callable[[], object]) -> None:
 def test_execute(rig: Rig, tmp_path: Path) -> None:
     rig.server.answers["query-status"] = {"return": {"status": "running"}}
     assert rig.monitor.execute("query-status") == {"status": "running"}
-    assert rig.monitor.execute("object-add", **{"qom-type": "rng-builtin", "id": "rng"}) == {}
-    assert rig.server.seen[-1]["arguments"] == {"qom-type": "rng-builtin", "id": "rng"}
+    arguments: dict[str, Any] = {"qom-type": "rng-builtin", "id": "rng"}
+    assert rig.monitor.execute("object-add", **arguments) == {}
+    assert rig.server.seen[-1]["arguments"] == arguments
     # No empty arguments for a command that takes none.
     assert "arguments" not in rig.server.seen[-2]
     log = (tmp_path / "qmp.log").read_text()

@@ -101,11 +101,12 @@ def test_not_installed(tmp_path: Path) -> None:
 
 def test_inherits_what_it_is_given(tmp_path: Path) -> None:
     read, write = os.pipe()
-    with Process(["sh", "-c", f"echo hello >&{write}"], stderr=tmp_path / "stderr", inherit=[write]) as qemu:
-        assert os.read(read, 100) == b"hello\n"
+    argv = [sys.executable, "-c", f"import os; os.write({write}, b'hello')"]
+    with Process(argv, stderr=tmp_path / "stderr", inherit=[write]) as qemu:
+        os.close(write)
+        assert os.read(read, 100) == b"hello"
         assert qemu.wait(5) == 0
     os.close(read)
-    os.close(write)
 
 
 def test_sigkill_of_the_runner_ends_it(tmp_path: Path) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import tempfile
+from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vmtests import cache
 from vmtests.errors import HostFailure
 from vmtests.guest import Workspace, size, workspace
+
+Usage = namedtuple("Usage", "total used free")
 
 OWNER = """
 import sys
@@ -31,15 +38,12 @@ Workspace()
 
 
 @pytest.fixture(autouse=True)
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-
-@pytest.fixture
-def short_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytest's own folders are too long for sockets; here it does not matter."""
-    monkeypatch.setattr(workspace, "SOCKET_PATH_BYTES", 1000)
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # pytest's own folders are too long for sockets.
+    with tempfile.TemporaryDirectory(prefix="vmt-") as runtime:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield
 
 
 def owner() -> tuple[subprocess.Popen[str], str]:
@@ -48,7 +52,7 @@ def owner() -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     process.kill()
     process.communicate()
 
@@ -91,21 +95,23 @@ def test_sweep_takes_half_made_ones() -> None:
     assert len(Workspace.sweep()) == 1
 
 
-def test_sweep_kills_who_outlived_the_owner(tmp_path: Path) -> None:
+def test_sweep_kills_who_outlived_the_owner() -> None:
     dead, dead_id = owner()
     end(dead)
-    script = tmp_path / "qemu-system-fake"
-    script.symlink_to("/bin/sleep")
-    orphan = subprocess.Popen([script, "100", str(workspace.guests() / dead_id / "ram")])
-    other = subprocess.Popen([script, "100", str(workspace.guests() / f"{dead_id}0" / "ram")])
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        wait = "import time; time.sleep(100)"
+        path = str(workspace.guests() / folder / "ram")
+        return subprocess.Popen(["qemu-system-fake", "-c", wait, f"mem-path={path}"], executable=sys.executable)
+
+    orphan, other = start(dead_id), start(f"{dead_id}0")
     try:
-        # sleep adds its arguments up and refuses a path, so let it be one that shows them and waits.
         Workspace.sweep()
-        assert orphan.wait(5) != 0
+        assert orphan.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
     finally:
-        for process in (orphan, other):
-            process.kill()
-            process.wait()
+        end(orphan)
+        end(other)
 
 
 def test_foreign_folder_is_refused(tmp_path: Path) -> None:
@@ -122,7 +128,7 @@ def test_symlink_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace.shutil, "disk_usage", lambda _: workspace.shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr("vmtests.guest.workspace.shutil.disk_usage", lambda _: Usage(100, 90, 10))
     with Workspace() as made, pytest.raises(HostFailure, match=r"file ram needs up to 2 GiB in .* 0 MiB are free"):
         made.sparse("ram", 2 * size.GIB)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fake_memmap import BASE, LAYOUT, MEMMAP, PGMAP, FakeGuest, address, devdax, fsdax, page, truth, words
-from vmtests.errors import HostFailure
+from vmtests.errors import HostFailure, KernelFailure
 from vmtests.memmap.difference import Digest, compare, digest, normalise
 
 FSDAX = truth()
@@ -111,3 +111,13 @@ def test_pointers_into_the_memmap_are_kept_by_their_distance() -> None:
         for at in (here, there)
     )
     assert one.tolist() == other.tolist() == [8, 1, memmap[0] - 1, memmap[1], 5]
+
+
+def test_a_difference_is_the_kernels_failure(tmp_path: Path) -> None:
+    guest = fsdax(tmp_path)
+    before = digest(guest.access(), FSDAX)
+    compare(before, before, LAYOUT).verify("base and patched")
+    guest.write(MEMMAP + 64 * 1024 + 52, b"\1")
+    with pytest.raises(KernelFailure, match=r"base and patched\): 1 of 4096") as failure:
+        compare(before, digest(guest.access(), FSDAX), LAYOUT).verify("base and patched")
+    assert "_refcount is 0x0 by the first, 0x1 by the second kernel" in str(failure.value)

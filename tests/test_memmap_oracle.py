@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_memmap import BASE, MEMMAP, FakeGuest, fsdax, reserve_page, truth
+from tests.fake_memmap import BASE, MEMMAP, PGMAP, FakeGuest, address, fsdax, reserve_page, truth
 from vmtests.errors import KernelFailure
 from vmtests.memmap.oracle import Oracle
 
@@ -106,3 +106,15 @@ def test_the_digest_is_of_this_namespace(tmp_path: Path) -> None:
     assert asked.digest(NAMESPACE, truth()).pages == 4096
     with pytest.raises(KernelFailure):
         asked.digest(NAMESPACE, replace(truth(), start_pfn=BASE + 4096, base_pfn=BASE + 4096))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_head_of_a_tail(mask: bool, tmp_path: Path) -> None:
+    """Both encodings of compound_info: the head's address, and the mask that leads to it."""
+    asked = oracle(fsdax(tmp_path))
+    head = BASE + 512
+    info = -(512 * 64) % 2**64 if mask else address(head)
+    words = {address(head) + 8: PGMAP, address(head + 3) + 8: info | 1}
+    asked.access.layout = replace(asked.access.layout, compound_mask=mask)
+    asked.access.program = SimpleNamespace(read_u64=words.__getitem__)
+    assert [asked.head(pfn) for pfn in (head, head + 3)] == [head, head]

@@ -73,6 +73,8 @@ def test_ids_read_like_the_procedure(tmp_path: Path) -> None:
     done = _pytest(tmp_path, CASES, "--collect-only", "-q", "--seed", "1")
     assert "test_rebind[base-fsdax-dev]" in done.stdout
     assert "test_rebind[patched-fsdax-dev]" in done.stdout
+    assert "test_memmap[patched-devdax-2m-mem]" in done.stdout
+    assert "test_difference[patched-fsdax-dev]" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 
 from vmtests.errors import ExitCode, UsageError, worst
+from vmtests.pmem import NamespaceSpec
 from vmtests.run import plan
 from vmtests.run.options import Options, parse_size
+from vmtests.run.run import Run
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,12 @@ def test_what_is_no_size(text: str) -> None:
 def test_the_kernels_of_a_run() -> None:
     assert Options().kernel_names() == ("base", "patched")
     assert Options(kernels=("stock", "mine=/src@v7.3")).kernel_names() == ("stock", "mine")
+
+
+def test_the_full_tier_checks_other_configs_unless_kernels_are_named() -> None:
+    assert Options().checked_kernels() == ("base", "patched")
+    assert Options(tier="full").checked_kernels() == ("base", "patched", "hugetlb-memcg", "debug-vm")
+    assert Options(tier="full", kernels=("stock",)).checked_kernels() == ("stock",)
 
 
 @pytest.mark.parametrize(("name", "value"), [("rebinds", 0), ("boots", "0"), ("boots", "many")])
@@ -54,3 +66,34 @@ def test_which_failure_wins() -> None:
     for count in range(1, 6):
         assert worst(codes[:count]) is codes[count - 1]
     assert worst([]) is ExitCode.PASSED
+
+
+class Lender(Run):
+    """A run whose guests are only words."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @contextmanager
+    def bench(self, name: str, spec: NamespaceSpec, number: int, **_: Any) -> Iterator[Any]:  # noqa: ARG002
+        self.said.append(f"boot {name} {number}")
+        try:
+            yield self
+        finally:
+            self.said.append("end")
+
+    def destroy_namespace(self) -> None:
+        self.said.append("destroy")
+
+
+def test_kinds_share_a_guest_until_one_fails() -> None:
+    run = Lender()
+    with run.in_turns("base") as lend:
+        with lend(NamespaceSpec()):
+            pass
+        with pytest.raises(OSError, match="wrong"), lend(NamespaceSpec()):
+            raise OSError("wrong")
+        for _ in range(2):
+            with lend(NamespaceSpec()):
+                pass
+    assert run.said == ["boot base 0", "destroy", "end", "boot base 1", "destroy", "destroy", "end"]

@@ -160,12 +160,17 @@ def _is_case(item: pytest.Item) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give `bench` one instance a kernel, namespace kind and boot."""
+    """Give `bench` one instance a kernel, namespace kind and boot; name kernels to the cases that ask for a name."""
+    if not _is_case(metafunc.definition):
+        return
+    options = metafunc.config.stash[_OPTIONS]
+    for fixture, names in (("kernel_name", options.checked_kernels()), ("patched_name", options.kernel_names()[1:])):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, names, scope="module")
     if "bench" not in metafunc.fixturenames:
         return
     from vmtests.pmem import NamespaceSpec
 
-    options = metafunc.config.stash[_OPTIONS]
     spec = NamespaceSpec(options.mode, options.map, options.align, None)
     boots = 1 if options.boots == "auto" else int(options.boots)
     seed = options.run_seed()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import os
 import queue
 import shlex
 import signal
@@ -27,6 +29,10 @@ STEP_SECONDS = 1.0
 
 #: In each of QEMU's warnings about a feature of the CPU model, one a line for each virtual CPU.
 _LACKS = "support requested feature"
+
+#: include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 # The kernel sends the death signal when the *thread* that started the process ends (prctl(2), PR_SET_PDEATHSIG), so
 # every QEMU is started by one thread that lives as long as we do. As signals are handled by the main thread only, a
@@ -85,16 +91,23 @@ class Process:
         self.argv = (command.require(argv[0], package=PACKAGE), *argv[1:])
         self.stderr = stderr
         self.quit: Callable[[], None] = lambda: None
-        setpriv = command.require("setpriv", package="util-linux")
+        us = os.getpid()
+
+        def die_with_us() -> None:
+            """Run in the child before its exec: no moment is left in which our death would not reach it."""
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != us:
+                os._exit(1)
 
         def start() -> subprocess.Popen[bytes]:
             with stderr.open("wb") as sink:
                 return subprocess.Popen(
-                    [setpriv, "--pdeathsig", "KILL", "--", *self.argv],
+                    self.argv,
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=sink,
                     pass_fds=inherit,
+                    preexec_fn=die_with_us,
                     # Ctrl-C in the terminal is for us: we end QEMU in our own order.
                     start_new_session=True,
                 )

@@ -27,6 +27,9 @@ _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_LAZY_FETCH": "1",
+    "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+    **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(_SETTINGS)},
+    **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(_SETTINGS.values())},
 }
 
 
@@ -39,10 +42,9 @@ def git(
     what: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run git in the folder `cwd`; see `command.run` for the rest."""
-    settings = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
     forget = [f"--unset={name}" for name in _FORGET if name not in (env or {})]
     return run(
-        ["env", *forget, require("git"), *settings, *arguments],
+        ["env", *forget, require("git"), *arguments],
         cwd=cwd,
         env={**_ENVIRONMENT, **(env or {})},
         seconds=seconds,

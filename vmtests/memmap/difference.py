@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vmtests.errors import HostFailure
+from vmtests.errors import HostFailure, KernelFailure
 from vmtests.memmap.access import Access
 from vmtests.memmap.layout import PAGE_SIZE, PageLayout, Role
 from vmtests.memmap.pagetable import UNMAPPED
@@ -93,6 +93,17 @@ class Difference:
     pages_compared: int
     mismatches: int
     examples: tuple[Example, ...] = field(default=())
+
+    def verify(self, what: str) -> None:
+        """Raise a KernelFailure about `what`, such as the two kernels, unless they are the same."""
+        if self.mismatches:
+            raise KernelFailure(
+                f"the memmaps differ ({what}): {self.mismatches} of {self.pages_compared} struct pages or pageblocks",
+                output="\n".join(
+                    f"pfn {one.pfn:#x}: {one.field} is {one.wanted} by the first, {one.got} by the second kernel"
+                    for one in self.examples
+                ),
+            )
 
 
 def digest(access: Access, truth: RangeTruth) -> Digest:

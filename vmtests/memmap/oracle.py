@@ -14,7 +14,7 @@ from vmtests.memmap.difference import Digest, digest
 from vmtests.memmap.flip import Proof, prove
 from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
-from vmtests.memmap.layout import PAGE_SHIFT
+from vmtests.memmap.layout import PAGE_SHIFT, Role
 from vmtests.memmap.poison import Poison, altmap_area, poison
 from vmtests.memmap.result import EXAMPLES, MemmapResult
 from vmtests.memmap.truth import RangeTruth
@@ -124,6 +124,18 @@ class Oracle:
         """
         _belongs(truth, namespace)
         return prove(self.access, truth, node=self._node(namespace), count=flips, seed=seed)
+
+    def head(self, pfn: int) -> int:
+        """Return the first page of the folio that a page is in, as compound_head() has it (page-flags.h:226-247)."""
+        access, layout = self.access, self.access.layout
+        info = layout.field(Role.TAIL, "compound_info")
+        assert info is not None, "every layout has it"
+        page = access.vmemmap + pfn * layout.size
+        value = int(access.program.read_u64(page + info.offset))
+        if not value & 1:
+            return pfn
+        head = page & value if layout.compound_mask else value - 1
+        return (head - access.vmemmap) // layout.size
 
     def digest(self, namespace: Namespace, truth: RangeTruth) -> Digest:
         """Return the memmap with its pointers replaced by what they point at, to be compared with another kernel's."""

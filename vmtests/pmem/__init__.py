@@ -2,10 +2,11 @@
 
 from vmtests.pmem.backing import BackingFile
 from vmtests.pmem.driver import Driver, bind, unbind
-from vmtests.pmem.namespace import Namespace, NamespaceSpec, create_namespace, destroy_namespace
+from vmtests.pmem.namespace import KINDS, Namespace, NamespaceSpec, create_namespace, destroy_namespace
 from vmtests.pmem.nvdimm import Nvdimm, Region, plug, unplug
 
 __all__ = [
+    "KINDS",
     "BackingFile",
     "Driver",
     "Namespace",

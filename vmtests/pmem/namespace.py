@@ -77,6 +77,15 @@ class NamespaceSpec:
         return f"{self.mode}-{shown}{self.map}"
 
 
+#: Every kind of namespace that has a memmap: fsdax has single pages whatever its alignment, devdax folios of it.
+KINDS = tuple(
+    NamespaceSpec(mode, where, align)
+    for mode, aligns in (("fsdax", (2 * size.MIB,)), ("devdax", tuple(ALIGNMENTS.values())))
+    for align in aligns
+    for where in MAPS
+)
+
+
 @dataclass(frozen=True)
 class Namespace:
     """A namespace in a guest, as read back.

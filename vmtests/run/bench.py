@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vmtests.guest import Guest
-from vmtests.memmap import Oracle
-from vmtests.pmem import Namespace, NamespaceSpec, Region, create_namespace
+from vmtests.memmap import Oracle, Proof
+from vmtests.pmem import Namespace, NamespaceSpec, Region, create_namespace, destroy_namespace
 from vmtests.record import MemmapEntry, NamespaceEntry, RecordWriter
 from vmtests.report.progress import Progress
 from vmtests.timing.probes import Probes
@@ -27,11 +27,15 @@ class Bench:
     boot: int
     clock: str
     rebinds: int
-    label: str
     # Whether its binds are samples of the run's timing.
     timed: bool = True
     _namespace: Namespace | None = field(default=None, init=False)
     _rebinder: Rebinder | None = field(default=None, init=False)
+
+    @property
+    def label(self) -> str:
+        """What it is at work on, for people."""
+        return f"{self.guest.kernel.name} {self.spec.id}" + (f" boot {self.boot}" if self.boot else "")
 
     @property
     def namespace(self) -> Namespace:
@@ -46,7 +50,10 @@ class Bench:
         return self._rebinder
 
     def create_namespace(self) -> Bind:
-        """Make the namespace with ndctl; its driver binds at once, and that first bind is returned."""
+        """Make the namespace with ndctl; its driver binds at once, and that first bind is returned.
+
+        One that was made before stays, but from here on all is about the new one.
+        """
         with self.progress.task(f"{self.label}: namespace and first bind"):
             self._namespace = create_namespace(self.guest, self.region, self.spec)
             self._rebinder = Rebinder(self.guest, self._namespace, self.probes, self.boot, self.clock)
@@ -62,6 +69,13 @@ class Bench:
         )
         self._note(first)
         return first
+
+    def destroy_namespace(self) -> None:
+        """Take the namespace away again, if there is one."""
+        if self._namespace is not None:
+            with self.progress.task(f"{self.label}: destroy the namespace"):
+                destroy_namespace(self.guest, self._namespace)
+        self._namespace = self._rebinder = None
 
     def rebind(self, times: int) -> list[Bind]:
         """Unbind and bind the driver `times` times and return the binds."""
@@ -109,3 +123,10 @@ class Bench:
             )
         )
         result.verify(f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}")
+
+    def prove_check(self, bind: Bind, flips: int, seed: int) -> Proof:
+        """Flip bits all over the memmap, which is right, look whether the check finds each, and flip them back."""
+        with self.progress.task(f"{self.label}: {flips} flipped bits"):
+            proof = self.oracle.prove(self.namespace, bind.truth, flips=flips, seed=seed)
+        self.progress.say(f"  {self.label}: {proof}")
+        return proof

@@ -40,6 +40,9 @@ def whole_number(option: str, text: str) -> int:
 
 _DRAWN = random.SystemRandom().randrange(2**31)
 
+#: base with other configs: what its struct pages hold is different there.
+OTHER_CONFIGS = ("hugetlb-memcg", "debug-vm")
+
 _CHOICES = {
     "cc": ("gcc", "clang"),
     "mode": ("fsdax", "devdax"),
@@ -113,3 +116,7 @@ class Options:
         if self.kernels:
             return tuple(name.partition("=")[0] for name in self.kernels)
         return ("base", "patch") if self.patches else ("base", "patched")
+
+    def checked_kernels(self) -> tuple[str, ...]:
+        """Return the kernels whose memmaps are checked: the full tier adds other configs, unless kernels were named."""
+        return self.kernel_names() + (OTHER_CONFIGS if self.tier == "full" and not self.kernels else ())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from vmtests.run.bench import Bench
 from vmtests.run.options import Options
 from vmtests.timing import dmesg, verdict
 from vmtests.timing.probes import armed
+
+#: RAM of a guest; a namespace with map=mem needs more where it is large.
+MEMORY_BYTES = 2 << 30
 
 
 class Run:
@@ -103,15 +107,15 @@ class Run:
             )
         return self._kernels[name]
 
-    def machine(self) -> Machine:
-        """Return the guest's machine for this host and clock."""
-        icount = self.clock == "icount"
+    def machine(self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES) -> Machine:
+        """Return the guest's machine for this host; instructions are only counted where something is timed."""
         return Machine(
             accelerator=self.accelerator.name,
             cpu_model=self.options.cpu_model,
             # With two, QEMU's translator can lose a race against the kernel patching its own code ("Oops: int3").
             cpus=1 if self.accelerator.name == "tcg" else 2,
-            icount=icount,
+            memory_bytes=memory_bytes,
+            icount=timed and self.clock == "icount",
         )
 
     def _announce(self, spec: NamespaceSpec) -> None:
@@ -124,15 +128,25 @@ class Run:
             )
 
     @contextmanager
-    def guest(self, name: str, number: int, *, append: Sequence[str] = ()) -> Iterator[Guest]:
+    def guest(
+        self,
+        name: str,
+        number: int,
+        *,
+        append: Sequence[str] = (),
+        timed: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> Iterator[Guest]:
         """Boot a kernel; the guest is gone when the block is left.
 
         Args:
             name: the kernel's.
             number: which boot of this kernel it is, from 0.
             append: more words for its command line.
+            timed: whether something is timed in it.
+            memory_bytes: its RAM.
         """
-        built, machine = self.kernel(name), self.machine()
+        built, machine = self.kernel(name), self.machine(timed=timed, memory_bytes=memory_bytes)
         self._guests += 1
         folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
         folder.mkdir()
@@ -147,7 +161,14 @@ class Run:
 
     @contextmanager
     def bench(
-        self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None, timed: bool = False
+        self,
+        name: str,
+        spec: NamespaceSpec,
+        number: int,
+        *,
+        pmem_size: int | None = None,
+        timed: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
 
@@ -157,19 +178,19 @@ class Run:
             number: which boot of this kernel it is, from 0.
             pmem_size: bytes; what the options say by default.
             timed: whether its binds are samples of the run's timing.
+            memory_bytes: the guest's RAM, where the memmap of map=mem goes.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
-        label = f"{name} {spec.id}" + (f" boot {number}" if number else "")
         with ExitStack() as stack:
-            guest = stack.enter_context(self.guest(name, number))
+            guest = stack.enter_context(self.guest(name, number, timed=timed, memory_bytes=memory_bytes))
             oracle = stack.enter_context(Oracle.attach(guest))
             probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
             backing = stack.enter_context(
                 BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(size))
             )
             nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size)
-            with self.progress.task(f"{label}: hot-plug"):
+            with self.progress.task(f"{name}: hot-plug"):
                 region = plug(guest, nvdimm)
             yield Bench(
                 guest=guest,
@@ -180,11 +201,38 @@ class Run:
                 record=self.record,
                 progress=self.progress,
                 boot=number,
-                clock=self.clock,
+                clock=self.clock if timed else "wall",
                 rebinds=self.options.rebinds,
-                label=label,
                 timed=timed,
             )
+
+    @contextmanager
+    def in_turns(
+        self, name: str, *, memory_bytes: int = MEMORY_BYTES
+    ) -> Iterator[Callable[[NamespaceSpec], AbstractContextManager[Bench]]]:
+        """Yield what lends a bench for one kind of namespace after the other, all on one guest.
+
+        The namespace is destroyed when the bench is given back. After a failure the next one gets a new guest.
+        """
+        boots = itertools.count()
+        current: Bench | None = None
+        with ExitStack() as stack:
+
+            @contextmanager
+            def lend(spec: NamespaceSpec) -> Iterator[Bench]:
+                nonlocal current
+                try:
+                    if current is None:
+                        current = stack.enter_context(self.bench(name, spec, next(boots), memory_bytes=memory_bytes))
+                    current.spec = spec
+                    yield current
+                    current.destroy_namespace()
+                except BaseException as error:
+                    current = None
+                    stack.__exit__(type(error), error, error.__traceback__)
+                    raise
+
+            yield lend
 
     def _note_guest(self, guest: Guest, number: int) -> None:
         self.record.set_host(

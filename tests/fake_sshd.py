@@ -1,0 +1,91 @@
+"""An SSH server that runs its commands on the host: the guest's, for tests without a VM."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+
+import paramiko
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+
+Translate = Callable[[str], str | None]
+
+
+def serve(connection: socket.socket, seed: bytes, authorized: str, translate: Translate) -> None:
+    """Serve one client, in threads.
+
+    Args:
+        connection: the client's.
+        seed: of the host key.
+        authorized: the client's public key in base64.
+        translate: returns what the shell is to run for a command, None for one that never ends.
+    """
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    transport = paramiko.Transport(connection)
+    transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(pem)))
+    with contextlib.suppress(paramiko.SSHException, EOFError):  # a client that does not like the host key
+        transport.start_server(server=_Server(transport, authorized, translate))
+
+
+class _Server(paramiko.ServerInterface):
+    def __init__(self, transport: paramiko.Transport, authorized: str, translate: Translate) -> None:
+        self.transport = transport
+        self.authorized = authorized
+        self.translate = translate
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return AUTH_SUCCESSFUL if username == "root" and key.get_base64() == self.authorized else AUTH_FAILED
+
+    def check_channel_request(self, _kind: str, _chanid: int) -> int:
+        return OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=self.execute, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+    def execute(self, channel: paramiko.Channel, text: str) -> None:
+        if text == "hang up":
+            self.transport.close()
+            return
+        script = self.translate(text)
+        if script is None:
+            return
+        process = subprocess.Popen(
+            ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        works = [
+            threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True),
+            threading.Thread(target=_drain, args=(process.stdout, channel.sendall), daemon=True),
+            threading.Thread(target=_drain, args=(process.stderr, channel.sendall_stderr), daemon=True),
+        ]
+        for work in works:
+            work.start()
+        for work in works[1:]:
+            work.join()
+        with contextlib.suppress(OSError):  # the client has left
+            channel.send_exit_status(process.wait())
+            channel.close()
+
+
+def _feed(channel: paramiko.Channel, pipe: io.BufferedIOBase) -> None:
+    with contextlib.suppress(OSError), pipe:
+        while data := channel.recv(1 << 16):
+            pipe.write(data)
+            pipe.flush()
+
+
+def _drain(pipe: io.BufferedIOBase, send: Callable[[bytes], None]) -> None:
+    with contextlib.suppress(OSError), pipe:
+        while data := os.read(pipe.fileno(), 1 << 16):
+            send(data)
