@@ -13,7 +13,7 @@ from collections.abc import Callable
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, MSG_CHANNEL_SUCCESS, OPEN_SUCCEEDED
 
 Translate = Callable[[str], str | None]
 
@@ -29,14 +29,26 @@ def serve(connection: socket.socket, seed: bytes, authorized: str, translate: Tr
     """
     key = Ed25519PrivateKey.from_private_bytes(seed)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-    transport = paramiko.Transport(connection)
+    transport = _Transport(connection)
     transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(pem)))
     with contextlib.suppress(paramiko.SSHException, EOFError):  # a client that does not like the host key
         transport.start_server(server=_Server(transport, authorized, translate))
 
 
+class _Transport(paramiko.Transport):
+    """Starts a command only when the client has been told that it is: a short one would close the channel before."""
+
+    begun: threading.Thread | None = None
+
+    def _send_user_message(self, message: paramiko.Message) -> None:
+        super()._send_user_message(message)  # type: ignore[misc]
+        if message.asbytes()[0] == MSG_CHANNEL_SUCCESS and self.begun is not None:
+            self.begun.start()
+            self.begun = None
+
+
 class _Server(paramiko.ServerInterface):
-    def __init__(self, transport: paramiko.Transport, authorized: str, translate: Translate) -> None:
+    def __init__(self, transport: _Transport, authorized: str, translate: Translate) -> None:
         self.transport = transport
         self.authorized = authorized
         self.translate = translate
@@ -48,7 +60,7 @@ class _Server(paramiko.ServerInterface):
         return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self.execute, args=(channel, command.decode()), daemon=True).start()
+        self.transport.begun = threading.Thread(target=self.execute, args=(channel, command.decode()), daemon=True)
         return True
 
     def execute(self, channel: paramiko.Channel, text: str) -> None:

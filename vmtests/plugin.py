@@ -125,7 +125,8 @@ class _Interrupts:
         self._stash = config.stash
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        if isinstance(excinfo.value, KeyboardInterrupt):
+        # Not pytest's own Session.Interrupted, which it calls so when modules cannot be collected.
+        if type(excinfo.value) is KeyboardInterrupt:
             self._stash.setdefault(_INTERRUPTED, ExitCode.INTERRUPTED)
 
     def terminate(self, _signal: int, _frame: FrameType | None) -> None:
@@ -138,10 +139,21 @@ class _Interrupts:
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | pytest.ExitCode, int | pytest.ExitCode]:
     """Check what was typed before anything starts; a usage error ends with our exit code, whoever finds it."""
     try:
+        _check_place(config.rootpath)
         _options(config).check_kernels()
         return (yield)
     except (UsageError, pytest.UsageError) as error:
         _usage(str(error))
+
+
+def _check_place(root: Path) -> None:
+    """Refuse to mix an installed vmtests with the tests of a checkout: each would import half of the other."""
+    checkout = root / "vmtests" / "plugin.py"
+    if checkout.exists() and not checkout.samefile(__file__):
+        raise UsageError(
+            f"vmtests is installed in {Path(__file__).parent}, but these are the tests of {checkout.parent}: "
+            "`pip install -e .` here, or run the installed ones elsewhere by `pytest --pyargs vmtests.cases`"
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -238,7 +250,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _INTERRUPTED in config.stash:
         code = config.stash[_INTERRUPTED]
     elif exitstatus == pytest.ExitCode.INTERRUPTED:
-        # Nobody pressed a key: pytest calls it so when modules could not be collected.
         code = ExitCode.BUG
     elif exitstatus in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         code = ExitCode.USAGE
