@@ -26,10 +26,17 @@ PANIC = """\
 """
 
 
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1 << 16)
+    except OSError:  # the client has left
+        return b""
+
+
 def messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects that come; no newline need be between them."""
     text = ""
-    while data := connection.recv(1 << 16):
+    while data := _receive(connection):
         text = (text + data.decode()).lstrip()
         while text:
             try:
@@ -117,7 +124,8 @@ class Qemu:
         # dropbear's format: the string "ssh-ed25519", the length 64, seed, public key.
         seed = os.urandom(32) if "other-host-key" in self.words else host_key[19:51]
         connection, _ = self.server.accept()
-        fake_sshd.serve(connection, seed, authorized_key.split()[1].decode(), self.command)
+        ecdsa = "ecdsa-host-key" in self.words
+        fake_sshd.serve(connection, None if ecdsa else seed, authorized_key.split()[1].decode(), self.command)
 
     def command(self, text: str) -> str | None:
         """Return what the host's shell is to run for a command of the guest's; None: nothing, the guest is dead."""

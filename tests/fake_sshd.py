@@ -18,19 +18,22 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, MSG_CHANNEL_SUCCESS, O
 Translate = Callable[[str], str | None]
 
 
-def serve(connection: socket.socket, seed: bytes, authorized: str, translate: Translate) -> None:
+def serve(connection: socket.socket, seed: bytes | None, authorized: str, translate: Translate) -> None:
     """Serve one client, in threads.
 
     Args:
         connection: the client's.
-        seed: of the host key.
+        seed: of the host key; None: a host key of another kind.
         authorized: the client's public key in base64.
         translate: returns what the shell is to run for a command, None for one that never ends.
     """
-    key = Ed25519PrivateKey.from_private_bytes(seed)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     transport = _Transport(connection)
-    transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(pem)))
+    if seed is None:
+        transport.add_server_key(paramiko.ECDSAKey.generate())
+    else:
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+        transport.add_server_key(paramiko.Ed25519Key(file_obj=io.StringIO(pem)))
     with contextlib.suppress(paramiko.SSHException, EOFError):  # a client that does not like the host key
         transport.start_server(server=_Server(transport, authorized, translate))
 

@@ -162,12 +162,12 @@ def test_wait_until(guest: Guest, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     threading.Timer(0.3, flag.touch).start()
     assert guest.wait_until(f"[ -e {flag} ] && echo there") == "there\n"
-    with pytest.raises(KernelFailure, match="the flag did not come within 0 s"):
+    with pytest.raises(KernelFailure, match="the flag did not come within 0.2 s"):
         guest.wait_until(f"[ ! -e {flag} ]", 0.2, what="the flag")
 
 
 def test_command_hangs(start: Booter) -> None:
-    hang = r"running `sleep 100` in the guest: not done within 0 s; its CPUs were at RIP"
+    hang = r"running `sleep 100` in the guest: not done within 0.2 s; its CPUs were at RIP"
     with pytest.raises(KernelFailure, match=hang) as caught, start() as guest:
         guest.run(["sleep", "100"], seconds=0.2)
     assert "NMI: Not continuing" in caught.value.output
@@ -184,7 +184,7 @@ def test_panic_at_boot(start: Booter) -> None:
 
 def test_hang_at_boot(start: Booter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["vmtests.guest.boot"], "SILENCE_SECONDS", 1.0)
-    with pytest.raises(KernelFailure, match=r"booting kernel base: the console has been silent for 1 s"):
+    with pytest.raises(KernelFailure, match=r"booting kernel base: the console said nothing for 1 s"):
         start("mute").__enter__()
 
 
@@ -199,7 +199,7 @@ def test_panic_ends_a_command(start: Booter) -> None:
     with pytest.raises(KernelFailure, match="running `panic` in the guest: Kernel panic"), start() as guest:
         begun = time.monotonic()
         guest.run("panic")
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
 
 
 def test_panic_that_the_body_did_not_notice(start: Booter) -> None:
@@ -217,6 +217,21 @@ def test_panic_explains_whatever_else_went_wrong(start: Booter) -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
+def test_deadline_counts_from_the_beginning(start: Booter) -> None:
+    ticks = "while sleep 0.1; do echo tick; done"
+    with pytest.raises(KernelFailure, match=r"not done within 1 s"), start() as guest:
+        guest.run(ticks, seconds=1)
+
+
+def test_qemu_killed_and_the_body_did_not_notice(start: Booter) -> None:
+    with (
+        pytest.raises(HostFailure, match="the guest with kernel base is dead: QEMU ended on SIGKILL"),
+        start() as guest,
+    ):
+        os.kill(guest.pid, signal.SIGKILL)
+        guest.process.wait(5)
+
+
 def test_qemu_killed(start: Booter) -> None:
     with pytest.raises(HostFailure, match="running `sleep 100` in the guest: QEMU ended on SIGKILL"), start() as guest:
         threading.Timer(0.2, os.kill, [guest.pid, signal.SIGKILL]).start()
@@ -228,9 +243,10 @@ def test_connection_lost(start: Booter) -> None:
         guest.run("hang up")
 
 
-def test_wrong_host_key(start: Booter) -> None:
-    with pytest.raises(KernelFailure, match=r"logging in to the guest failed: .*[Hh]ost key"):
-        start("other-host-key").__enter__()
+@pytest.mark.parametrize("word", ["other-host-key", "ecdsa-host-key"])
+def test_wrong_host_key(start: Booter, word: str) -> None:
+    with pytest.raises(KernelFailure, match="logging in to the guest failed: Host key .* does not match"):
+        start(word).__enter__()
 
 
 def test_interrupted(start: Booter) -> None:

@@ -25,7 +25,7 @@ def never() -> None:
     return None
 
 
-def failed(death: Death, seconds: float = 5, silence: float | None = None) -> VmtestsError:
+def failed(death: Death, seconds: float = 30, silence: float | None = None) -> VmtestsError:
     with pytest.raises(VmtestsError) as caught:
         death.wait(never, seconds, "waiting", silence=silence)
     return caught.value
@@ -43,7 +43,7 @@ def test_ready_at_once_and_later() -> None:
     later(0.05, appear)
     start = time.monotonic()
     assert death.wait(lambda: seen or None, 5, "waiting") == [1]
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 4
 
 
 def test_death_ends_the_wait_at_once() -> None:
@@ -51,7 +51,7 @@ def test_death_ends_the_wait_at_once() -> None:
     later(0.05, lambda: death.report(EXIT))
     start = time.monotonic()
     failure = failed(death)
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5
     assert isinstance(failure, HostFailure)
     assert failure.message == "waiting: QEMU ended with status 1"
     assert (failure.status, failure.output) == (1, "its stderr")
@@ -102,9 +102,9 @@ def test_deadline_of_a_guest_that_spoke() -> None:
     death.heard()
     death.tail = lambda: "its last words"
     death.interrogate = lambda: "its CPUs were at RIP ffffffff81000000"
-    failure = failed(death, 0.05)
+    failure = failed(death, 0.1)
     assert isinstance(failure, KernelFailure)
-    assert failure.message == "waiting: not done within 0 s; its CPUs were at RIP ffffffff81000000"
+    assert failure.message == "waiting: not done within 0.1 s; its CPUs were at RIP ffffffff81000000"
     assert failure.output == "its last words"
 
 
@@ -116,7 +116,7 @@ def test_interrogation_may_fail() -> None:
         raise HostFailure("no answer")
 
     death.interrogate = interrogate
-    assert failed(death, 0.05).message == "waiting: not done within 0 s"
+    assert failed(death, 0.1).message == "waiting: not done within 0.1 s"
 
 
 def test_silence() -> None:
@@ -125,20 +125,20 @@ def test_silence() -> None:
     start = time.monotonic()
     failure = failed(death, 60, silence=0.2)
     assert 0.25 < time.monotonic() - start < 3
-    assert "silent for 0 s" in failure.message
+    assert "said nothing for 0.2 s" in failure.message
 
 
 def test_guest_that_never_spoke() -> None:
-    failure = failed(Death(), 0.05)
+    failure = failed(Death(), 0.1)
     assert isinstance(failure, HostFailure)
-    assert "printed nothing" in failure.message
+    assert "not done within 0.1 s, nor ever before: either this is no kernel" in failure.message
 
 
 def test_examined_at_the_deadline() -> None:
     death = Death()
     death.heard()
     death.examine = lambda: Cause(Witness.EXIT, "QEMU is stopped by a signal", by_kernel=False)
-    failure = failed(death, 0.05)
+    failure = failed(death, 0.1)
     assert isinstance(failure, HostFailure)
     assert "stopped by a signal" in failure.message
 

@@ -98,7 +98,7 @@ def test_refusal(rig: Rig) -> None:
 
 def test_no_answer(rig: Rig) -> None:
     rig.server.answers["stop"] = None
-    with pytest.raises(HostFailure, match="waiting for QEMU to answer stop: no answer in 0 s"):
+    with pytest.raises(HostFailure, match="waiting for QEMU to answer stop: no answer in 0.1 s"):
         rig.monitor.execute("stop", seconds=0.1)
     # The next command is not confused by it.
     assert rig.monitor.execute("cont") == {}
@@ -117,7 +117,7 @@ def test_qemu_vanishes(rig: Rig) -> None:
     start = time.monotonic()
     with pytest.raises(HostFailure, match="QEMU ended on SIGKILL"):
         rig.monitor.execute("stop")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
 
 
 def test_broken_connection_without_a_cause(rig: Rig) -> None:

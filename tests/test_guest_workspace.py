@@ -93,6 +93,8 @@ def test_sweep_takes_the_dead_only() -> None:
 def test_sweep_takes_half_made_ones() -> None:
     subprocess.run([sys.executable, "-c", HALF], check=False)
     assert len(Workspace.sweep()) == 1
+    (workspace.guests() / "no-sign-of-life-at-all").mkdir()
+    assert len(Workspace.sweep()) == 1
 
 
 def test_sweep_kills_who_outlived_the_owner() -> None:

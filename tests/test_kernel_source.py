@@ -135,6 +135,8 @@ def test_much_that_git_does_not_know_is_refused(tree: Path, monkeypatch: pytest.
 
 
 def test_a_plain_tree_is_its_content_without_products(tree: Path) -> None:
+    (tree / "tools/vmlinux").mkdir(parents=True)
+    (tree / "tools/vmlinux/vmlinux.h").write_text("a source in a folder that is called as a product\n")
     first = find(tree)
     assert first.identity.startswith("content ")
     for product in ("mm/mm_init.o", ".config", "vmlinux"):
@@ -146,6 +148,7 @@ def test_a_plain_tree_is_its_content_without_products(tree: Path) -> None:
     assert {str(path.relative_to(built.tree())) for path in built.tree().rglob("*.[cho]")} == {
         "mm/mm_init.c",
         "lib/string.c",
+        "tools/vmlinux/vmlinux.h",
     }
     assert everything(tree) == before
     (tree / "mm/mm_init.c").write_text("int other;\n")

@@ -34,7 +34,7 @@ READY = r"vmtests: ready\s*$"
 
 #: How long a boot may take, and how long its console may say nothing, on real hardware.
 BOOT_SECONDS = 60.0
-SILENCE_SECONDS = 8.0
+SILENCE_SECONDS = 10.0
 
 _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
 
@@ -148,7 +148,9 @@ def boot(
             if death.cause is not None and death.cause.by_kernel:
                 raise death.failure("the guest died under the test") from error
             raise
-        if process.wait(0) is None:
+        if not process.ending:
+            if process.wait(0) is not None:
+                death.settle()  # the witness is on its way
             guest.check_alive()
 
 

@@ -108,7 +108,7 @@ class Console:
 
     def tail(self, lines: int = 30) -> str:
         """Return the last lines, safe to show on a terminal; from the first complaint on when there is one."""
-        with self._death.condition:
+        with self._death.lock:
             kept = [*self._lines, *([self._rest] if self._rest else [])]
             first = self._fatal_seen - (self._count - len(self._lines)) - 1 if self._fatal_seen else len(kept)
         start = max(0, min(first, len(kept) - lines))
@@ -161,7 +161,7 @@ class Console:
         while len(rest) > LINE_BYTES:  # no line that never ends fills the memory
             lines.append(rest[:LINE_BYTES])
             rest = rest[LINE_BYTES:]
-        with self._death.condition:
+        with self._death.lock:
             self._rest = rest
             for line in lines:
                 self._line(line.rstrip("\r"))

@@ -55,11 +55,14 @@ class Cause:
 class Death:
     """The condition that every wait for one guest shares.
 
-    `condition` guards whatever the waits look at: hold it to change that, and notify_all() afterwards.
+    `lock` guards whatever the waits look at: hold it to change that, and call condition.notify_all() before letting go.
     """
 
     def __init__(self, evidence: Sequence[Path] = ()) -> None:
-        self.condition = threading.Condition()
+        # Taken by `with` on the lock itself: Condition's own __enter__ is Python code, which a Ctrl-C can leave with
+        # the lock taken for ever.
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
         self.evidence = tuple(evidence)
         #: The end of the console, for the messages; the Console sets it.
         self.tail: Callable[[], str] = lambda: ""
@@ -73,7 +76,7 @@ class Death:
     @property
     def cause(self) -> Cause | None:
         """The best known cause, None while the guest lives."""
-        with self.condition:
+        with self.lock:
             return min(self._causes, key=lambda cause: cause.witness, default=None)
 
     @property
@@ -83,13 +86,13 @@ class Death:
 
     def report(self, cause: Cause) -> None:
         """Take a witness's report and wake everybody."""
-        with self.condition:
+        with self.lock:
             self._causes.append(cause)
             self.condition.notify_all()
 
     def heard(self) -> None:
         """Take notice that the console has said something."""
-        with self.condition:
+        with self.lock:
             self._heard = time.monotonic()
             self.condition.notify_all()
 
@@ -109,39 +112,40 @@ class Death:
         what: str,
         *,
         silence: float | None = None,
+        since: float | None = None,
         outlive: bool = False,
     ) -> T:
         """Return what `ready` returns as soon as that is not None.
 
         Args:
-            ready: called with the condition held, whenever something has happened.
+            ready: called with the lock held, whenever something has happened.
             seconds: the deadline.
             what: what is being waited for, as the message names it: "waiting for the region".
             silence: the longest time in seconds that the console may say nothing.
+            since: when the deadline began by time.monotonic(); now by default.
             outlive: a dead kernel does not end the wait, only QEMU's end does.
 
         Raises:
             KernelFailure, HostFailure: the guest died, or the deadline passed.
         """
         start = time.monotonic()
-        with self.condition:
+        deadline = (start if since is None else since) + seconds
+        with self.lock:
             while True:
                 value = ready()
                 if value is not None:
                     return value
                 if self.ended() if outlive else self._causes:
                     break
-                now = time.monotonic()
-                limit = start + seconds
+                limit = deadline
                 if silence is not None:
                     limit = min(limit, max(start, self._heard or start) + silence)
-                if now >= limit:
+                if (left := limit - time.monotonic()) <= 0:
                     break
-                self.condition.wait(limit - now)
+                self.condition.wait(left)
         if self.ended() if outlive else self._causes:
             raise self.failure(what)
-        quiet = limit < start + seconds
-        raise self._late(what, now - start if silence is None or not quiet else silence, quiet=quiet, ask=not outlive)
+        raise self._late(what, seconds, silence if limit < deadline else None, ask=not outlive)
 
     def call(self, function: Callable[[], T], seconds: float, what: str) -> T:
         """Run a blocking function in a thread and return its result, unless the guest dies or the deadline passes.
@@ -162,39 +166,42 @@ class Death:
 
     def wake(self, _: object = None) -> None:
         """Make every wait look again."""
-        with self.condition:
+        with self.lock:
             self.condition.notify_all()
 
-    def _late(self, what: str, seconds: float, *, quiet: bool, ask: bool) -> VmtestsError:
-        """Return the failure for a deadline that has passed."""
+    def _late(self, what: str, seconds: float, silence: float | None, *, ask: bool) -> VmtestsError:
+        """Return the failure for a deadline that has passed, or for a `silence` that was too long."""
+        late = (
+            f"not done within {_text(seconds)}" if silence is None else f"the console said nothing for {_text(silence)}"
+        )
         if (cause := self.examine()) is not None:
             self.report(cause)
         if self.cause is not None:
             return self.failure(what)
         if not ask:
-            return HostFailure(f"{what}: no answer in {seconds:.0f} s", output=self.tail(), evidence=self.evidence)
+            return HostFailure(f"{what}: no answer in {_text(seconds)}", output=self.tail(), evidence=self.evidence)
         if not self.spoken:
             return HostFailure(
-                f"{what}: the kernel has printed nothing in {seconds:.0f} s: either it is no kernel for this machine "
-                "with a console on the serial port, or the accelerator does not run it",
+                f"{what}: {late}, nor ever before: either this is no kernel for this machine with a console on the "
+                "serial port, or the accelerator does not run it",
                 evidence=self.evidence,
             )
-        hang = f"the console has been silent for {seconds:.0f} s" if quiet else f"not done within {seconds:.0f} s"
         with contextlib.suppress(VmtestsError, OSError):
-            hang += "; " + self.interrogate()
+            late += "; " + self.interrogate()
         self.settle()
-        return KernelFailure(f"{what}: {hang}", output=self.tail(), evidence=self.evidence)
+        return KernelFailure(f"{what}: {late}", output=self.tail(), evidence=self.evidence)
 
     def settle(self) -> None:
         """Wait briefly for the kernel's own words, and for the end of them."""
         deadline = time.monotonic() + LATE_SECONDS
-        with self.condition:
+        with self.lock:
             while (now := time.monotonic()) < deadline and not self.ended():
-                cause = self.cause
-                quiet_at = (self._heard or 0.0) + QUIET_SECONDS
-                if cause is not None and cause.witness is Witness.CONSOLE and now >= quiet_at:
-                    return
-                self.condition.wait(min(deadline, max(quiet_at, now + 0.01)) - now)
+                until = deadline
+                if (cause := self.cause) is not None and cause.witness is Witness.CONSOLE:
+                    until = min(deadline, (self._heard or 0.0) + QUIET_SECONDS)
+                    if now >= until:
+                        return
+                self.condition.wait(until - now)
 
     def failure(self, what: str) -> VmtestsError:
         """Return the failure for a guest that is dead, after a short wait for a late oops."""
@@ -207,3 +214,7 @@ class Death:
             output=cause.output or self.tail(),
             evidence=self.evidence,
         )
+
+
+def _text(seconds: float) -> str:
+    return f"{round(seconds, 1):g} s"

@@ -124,10 +124,11 @@ class Guest:
         # its clock jumps while it sleeps.
         turns = int(seconds * self.patience * 1_000_000 / _TURN_USEC)
         script = f"n=0\nuntil {{ {condition}\n}}; do [ $((n += 1)) -lt {turns} ] || exit 99; usleep {_TURN_USEC}; done"
-        result = self.run(script, seconds=2 * seconds, check=False)
+        # The host's own deadline is for a guest that hangs.
+        result = self.run(script, seconds=3 * seconds + 30, check=False)
         if result.status != 0:
             raise KernelFailure(
-                f"{what or 'a condition in the guest'} did not come within {seconds * self.patience:.0f} s",
+                f"{what or 'a condition in the guest'} did not come within {seconds * self.patience:g} s",
                 command=(condition,),
                 output=result.stdout + result.stderr,
                 evidence=self.death.evidence,

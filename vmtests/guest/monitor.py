@@ -129,7 +129,7 @@ class Monitor:
 
     def events(self) -> list[Mapping[str, Any]]:
         """Return the events so far, oldest first."""
-        with self._death.condition:
+        with self._death.lock:
             return list(self._events)
 
     def close(self) -> None:
@@ -143,7 +143,8 @@ class Monitor:
                 await self._client.disconnect()
 
         try:
-            asyncio.run_coroutine_threadsafe(leave(), self._loop).result(5)
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(leave(), self._loop).result(5)
         finally:
             self._stop()
 
@@ -184,7 +185,7 @@ class Monitor:
     async def _watch(self) -> None:
         async for event in self._listener:
             name, data = event["event"], event.get("data", {})
-            with self._death.condition:
+            with self._death.lock:
                 self._events.append(event)
                 self._death.condition.notify_all()
             if (cause := death_in(str(name), data if isinstance(data, dict) else {})) is not None:

@@ -91,6 +91,8 @@ class Process:
         self.argv = (command.require(argv[0], package=PACKAGE), *argv[1:])
         self.stderr = stderr
         self.quit: Callable[[], None] = lambda: None
+        #: Whether we have ended it; otherwise its end is a death.
+        self.ending = False
         us = os.getpid()
 
         def die_with_us() -> None:
@@ -154,6 +156,7 @@ class Process:
         Raises:
             HostFailure: it is still there after SIGKILL.
         """
+        self.ending = True
         try:
             if self.wait(0) is None:
                 with contextlib.suppress(Exception):

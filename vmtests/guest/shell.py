@@ -61,8 +61,6 @@ class _Session:
         if stdin is not None:
             # In a thread too, as the command may print before it has read all.
             works.append(lambda: self._feed(stdin))
-        else:
-            channel.shutdown_write()
         for work in works:
             threading.Thread(target=work, daemon=True, name="session").start()
 
@@ -73,19 +71,19 @@ class _Session:
 
     def _read(self, receive: Callable[[int], bytes], *, error: bool) -> None:
         while data := receive(1 << 16):
-            with self._death.condition:
+            with self._death.lock:
                 self._came.append((error, data))
                 self._death.condition.notify_all()
         # Blocks until the server has sent the status or the channel is closed.
         status = self._channel.recv_exit_status()
-        with self._death.condition:
+        with self._death.lock:
             self.status = status
             self._open -= 1
             self._death.condition.notify_all()
 
     def _feed(self, data: bytes) -> None:
         # A command that ends without having read everything closes the channel under us.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EOFError):
             self._channel.sendall(data)
             self._channel.shutdown_write()
 
@@ -129,7 +127,7 @@ class Shell:
         self._client.get_host_keys().add(f"[127.0.0.1]:{port}", KIND, keys.pinned())
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
         seconds = 20 * patience
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        self._socket = socket.socket()
         try:
             death.call(lambda: self._connect(port, keys, seconds), seconds, "logging in to the guest")
         except (paramiko.SSHException, OSError, EOFError) as error:
@@ -144,6 +142,8 @@ class Shell:
             raise
 
     def _connect(self, port: int, keys: Keys, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        self._socket.connect(("127.0.0.1", port))
         self._client.connect(
             "127.0.0.1",
             port,
@@ -162,11 +162,13 @@ class Shell:
         transport.set_keepalive(KEEPALIVE_SECONDS)
 
     def close(self) -> None:
-        # The socket first: a dead guest answers no farewell.
+        # Not by paramiko's own close(), which waits for its thread for ever, nor with a farewell, which a dead guest
+        # does not answer: the end of the socket ends the thread.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        if (transport := self._client.get_transport()) is not None:
+            transport.join(2)
         self._socket.close()
-        self._client.close()
 
     def run(
         self,
@@ -209,24 +211,28 @@ class Shell:
         self._death.check("the guest is dead")
         what = f"running `{_short(text)}` in the guest"
         start = time.monotonic()
-        deadline = start + seconds * self._patience
+        seconds *= self._patience
         self._log.write(f"$ {text}\n".encode())
-        channel = self._open(text, seconds * self._patience, what)
+        channel = self._open(text, stdin, seconds, what)
         try:
-            out, err, status = self._drain(_Session(channel, stdin, self._death), line, deadline, what)
-        finally:
-            channel.close()
+            out, err, status = self._drain(_Session(channel, stdin, self._death), line, start, seconds, what)
+        except BaseException:
+            # In a thread, as whatever takes paramiko's locks: a Ctrl-C in our own would leave them taken.
+            threading.Thread(target=_hang_up, args=(channel,), daemon=True, name="hang-up").start()
+            raise
         took = time.monotonic() - start
         self._log.write(f"[status {status}, {took:.3f} s]\n".encode())
         return out, err, status, took
 
-    def _open(self, text: str, seconds: float, what: str) -> paramiko.Channel:
+    def _open(self, text: str, stdin: bytes | None, seconds: float, what: str) -> paramiko.Channel:
         transport = self._client.get_transport()
         assert transport is not None
 
         def start() -> paramiko.Channel:
             channel = transport.open_session(timeout=seconds)
             channel.exec_command(text)
+            if stdin is None:
+                channel.shutdown_write()
             return channel
 
         try:
@@ -235,12 +241,12 @@ class Shell:
             raise self._lost(what) from error
 
     def _drain(
-        self, session: _Session, line: Callable[[str], None] | None, deadline: float, what: str
+        self, session: _Session, line: Callable[[str], None] | None, start: float, seconds: float, what: str
     ) -> tuple[bytes, bytes, int]:
         """Take the output until the command's end, the guest's death or the deadline."""
         out, err = bytearray(), bytearray()
         lines = _Lines(line) if line is not None else None
-        while came := self._death.wait(session.take, deadline - time.monotonic(), what):
+        while came := self._death.wait(session.take, seconds, what, since=start):
             for error, data in came:
                 self._log.write(data)
                 (err if error else out).extend(data)
@@ -272,6 +278,11 @@ class Shell:
             output=self._death.tail(),
             evidence=self._death.evidence,
         )
+
+
+def _hang_up(channel: paramiko.Channel) -> None:
+    with contextlib.suppress(OSError, EOFError):  # the connection may be gone
+        channel.close()
 
 
 def _short(text: str) -> str:

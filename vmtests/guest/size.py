@@ -36,8 +36,6 @@ def check(what: str, size: int, *, multiple: int, least: int | None = None, most
     nearest = [value for value in (below, below + multiple) if value >= least and (most is None or value <= most)]
     if not nearest:
         nearest = [least if size < least else (most or least) // multiple * multiple]
-    if size % multiple == 0:
-        nearest = nearest[:1]
     rule = f"it must be a multiple of {text(multiple)}, at least {text(least)}"
     if most is not None:
         rule += f" and at most {text(most)}"
