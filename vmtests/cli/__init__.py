@@ -1,0 +1,55 @@
+"""The `vmtests` command, a module for each verb. No logic of its own; what a verb needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from vmtests.cli import compare, history, host, kernel
+from vmtests.errors import ExitCode, VmtestsError
+
+_EXAMPLES = """\
+examples:
+  vmtests setup                                      install what is missing on this host
+  vmtests doctor                                     what can this host run, and why
+  vmtests kernel list                                the kernels that there are recipes for
+  vmtests kernel build patched                       build one, or find it in the cache
+  vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
+  vmtests compare runs/monday runs/tuesday           two run records, offline
+  vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
+
+The tests themselves are run by pytest: pytest vmtests/ -k rebind
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmtests",
+        description="Is the memmap of a ZONE_DEVICE range still right, and what did a patch do to the time it takes?",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for verb in (host, kernel, compare, history):
+        verb.add(verbs)
+    return parser
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(int(ExitCode.TERMINATED))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(arguments.act(arguments))
+    except VmtestsError as error:
+        print(f"vmtests: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED

@@ -1,0 +1,40 @@
+"""`vmtests setup` and `vmtests doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+
+from vmtests.cli.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs."""
+    setup = verbs.add_parser("setup", help="install the system packages that are missing")
+    setup.set_defaults(act=_setup)
+    doctor = verbs.add_parser("doctor", help="say what this host can run, and why")
+    doctor.add_argument("--json", action="store_true", help="for a program")
+    doctor.set_defaults(act=_doctor)
+
+
+def _setup(_: argparse.Namespace) -> int:
+    from vmtests.host import packages
+
+    return packages.setup(print)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from vmtests.host import doctor
+
+    found = doctor.examine()
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        from vmtests.report import table
+
+        width = shutil.get_terminal_size((100, 24)).columns
+        rows = [(row.status, row.name, row.found + (f"\n-> {row.advice}" if row.advice else "")) for row in found.rows]
+        print(table.render(table.listing(rows), width=width, colour=sys.stdout.isatty()))
+    return found.exit_code

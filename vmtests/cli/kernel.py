@@ -1,0 +1,68 @@
+"""`vmtests kernel list` and `vmtests kernel build`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from vmtests.cli.verbs import Verbs
+from vmtests.errors import ExitCode
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    kernels = verbs.add_parser("kernel", help="build kernels, list recipes").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    listing = kernels.add_parser("list", help="the kernels that there are recipes for")
+    listing.add_argument("--json", action="store_true", help="for a program")
+    listing.set_defaults(act=_list)
+    build = kernels.add_parser("build", help="build a kernel, or find it in the cache")
+    build.add_argument("name", metavar="NAME", help="a recipe's name, to which --patch adds; or `patch`")
+    build.add_argument("--patch", action="append", default=[], type=Path, metavar="FILE")
+    build.add_argument("--kernel-tree", metavar="DIR[@REV]", help="a tree of yours; it is never written to")
+    build.add_argument("--config", type=Path, metavar="FILE")
+    build.add_argument("--config-fragment", action="append", default=[], type=Path, metavar="FILE")
+    build.add_argument("--cc", default="gcc", choices=("gcc", "clang"))
+    build.add_argument("--json", action="store_true", help="for a program")
+    build.set_defaults(act=_build)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from vmtests import kernel
+
+    recipes = [kernel.load(name) for name in kernel.known()]
+    if arguments.json:
+        print(json.dumps([recipe.to_json() for recipe in recipes], indent=1))
+    else:
+        for recipe in recipes:
+            print(f"{recipe.name:12} {recipe.describe()}")
+    return ExitCode.PASSED
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from vmtests import kernel
+    from vmtests.report.progress import Progress
+
+    recipe = kernel.resolve(
+        arguments.name,
+        tree=arguments.kernel_tree,
+        patches=arguments.patch,
+        config=arguments.config,
+        fragments=arguments.config_fragment,
+        cc=arguments.cc,
+    )
+    if arguments.name != kernel.PATCH:
+        recipe = replace(recipe, patches=(*recipe.patches, *map(kernel.Patch.read, arguments.patch)))
+    progress = Progress(sys.stderr)
+    with progress.task(f"kernel {recipe.name}") as update:
+        built = kernel.build(recipe, progress=update)
+    if arguments.json:
+        print(json.dumps(built.to_json(), indent=1))
+    else:
+        spent = "cached" if built.build_seconds is None else f"built in {built.build_seconds:.0f} s"
+        print(f"{built.name}: {built.release}, {built.source}, {spent}\n  {built.image}\n  {built.vmlinux}")
+    return ExitCode.PASSED
