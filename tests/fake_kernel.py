@@ -33,7 +33,9 @@ $(tool): FORCE
 	@echo "make $(CURDIR)/$@" > $@.new
 	@cmp -s $@.new $(@D)/.objtool.cmd || { cp $@.new $(@D)/.objtool.cmd; touch $@; }
 FORCE:
-$(objects): %.o: $(srctree)/%.c .config $(tool)
+# As fixdep would tell: one object depends on an option, the other on none.
+mm/mm_init.o: .config
+$(objects): %.o: $(srctree)/%.c $(tool)
 	@echo "  CC      $@"
 	@mkdir -p $(@D)
 	@$(CC) $(KCFLAGS) -g -c -o $@ $<

@@ -87,6 +87,17 @@ def test_a_variant_builds_its_base_first(tree: Path) -> None:
     assert kernel.build(recipe_of(tree)).build_seconds is None
 
 
+def test_another_config_compiles_what_depends_on_it(tree: Path) -> None:
+    kernel.build(recipe_of(tree))
+    other = kernel.build(recipe_of(tree, fragment=fake_kernel.FRAGMENT + "CONFIG_NUMA=y\n"))
+    assert compiled(other) == ["mm/mm_init.o"]
+    assert other.config_values()["CONFIG_NUMA"] == "y"
+    # The nearest by config, and of this source only.
+    (tree / "README").write_text("new\n")
+    fake_kernel.commit(tree)
+    assert len(compiled(kernel.build(recipe_of(tree)))) == 2
+
+
 def test_uncommitted_edits_are_a_variant_too(tree: Path) -> None:
     (tree / "lib/string.c").write_text("int edited;\n")
     built = kernel.build(recipe_of(tree))

@@ -1,7 +1,8 @@
 """Building kernels in the cache: once for each content, and only what a patch changes.
 
 An entry `kernels/KEY/` has bzImage, vmlinux, config, System.map, build.log and kernel.json. That of a kernel without
-patches has its objects too: a variant, which has the same source, config and compiler, starts from a copy of them.
+patches has its objects too: a variant, which has the same source, config and compiler, starts from a copy of them. So
+does a kernel with another config: kbuild knows for each object which options it depends on (scripts/basic/fixdep.c).
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class _Plan:
                 f"building a kernel needs {_ROOM >> 30} GiB and {cache.root()} has {free / (1 << 30):.1f} GiB free:"
                 " make room, or set XDG_CACHE_HOME to a folder with more"
             )
-        base = self._base(to) if self.patches else None
+        base = self._base(to) if self.patches else self._nearest()
         tree = self._patched(to / "linux")
         build = tree / "build"
         make = Make(tree, build, self.toolchain)
@@ -243,6 +244,19 @@ class _Plan:
                 raise
             self.tell("what it is based on does not build: building it whole")
             return None
+
+    def _nearest(self) -> Path | None:
+        """Return the entry with objects of this source and toolchain whose config differs least, or None."""
+        wanted = set(self.config().read_text().splitlines())
+        ours = (self.source.title, self.toolchain.compiler, self.toolchain.linker)
+        found: list[tuple[int, Path]] = []
+        for entry in (cache.root() / "kernels").iterdir():
+            if entry.name.startswith(".") or not (entry / "objects").is_dir():
+                continue
+            said = json.loads((entry / "kernel.json").read_text())
+            if (said["source"], said["compiler"], said["linker"]) == ours:
+                found.append((len(wanted ^ set((entry / "config").read_text().splitlines())), entry))
+        return min(found)[1] if found else None
 
     def _patched(self, to: Path) -> Path:
         """Make the tree to build: hard links to the pristine one, and new files where a patch changes them."""
