@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vmtests import host
 from vmtests.errors import HostFailure, KernelFailure
+from vmtests.guest import trace
 from vmtests.guest.console import Console
 from vmtests.guest.death import Death
 from vmtests.guest.guest import Guest
@@ -35,6 +36,9 @@ READY = r"vmtests: ready\s*$"
 #: How long a boot may take, and how long its console may say nothing, on real hardware.
 BOOT_SECONDS = 60.0
 SILENCE_SECONDS = 10.0
+
+#: A report of the kernel with its registers, before they are left out.
+REPORT_LINES = 70
 
 _FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
 
@@ -103,6 +107,7 @@ def boot(
             death,
             ended=lambda: death.report(process.obituary()),
         )
+        death.tail = lambda: trace.readable(console.tail(REPORT_LINES), kernel.vmlinux)
         monitor = stack.enter_context(Monitor(monitor_pair.ours, stack.enter_context(CappedLog(qmp_log)), death))
         process.quit = lambda: monitor.execute("quit", seconds=STEP_SECONDS)
         stack.callback(_end, process, console)

@@ -1,0 +1,55 @@
+"""Kernels that die in every way that can be had: each is noticed at once, and called by what the kernel says of it."""
+
+import time
+
+import pytest
+
+from vmtests.errors import KernelFailure
+from vmtests.run.run import Run
+
+#: What dies, how it is brought about, more words for the kernel's command line, and what the failure must say. The
+#: kernel's own crash test (drivers/misc/lkdtm) does most of it; the rest is sysrq and misfortune.
+DEATHS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "panic": ("lkdtm PANIC", (), r"Kernel panic - not syncing: dumptest"),
+    "bug": ("lkdtm BUG", (), r"kernel BUG at "),
+    "null-pointer": ("lkdtm EXCEPTION", (), r"NULL pointer dereference"),
+    "write-to-read-only": ("lkdtm WRITE_RO", (), r"BUG: unable to handle page fault"),
+    "stack-overflow": ("lkdtm EXHAUST_STACK", (), r"stack guard page"),
+    "list-corruption": ("lkdtm CORRUPT_LIST_ADD", (), r"NULL pointer|BUG|Oops|list_add"),
+    "use-after-free": ("lkdtm KFENCE_READ_AFTER_FREE", (), r"BUG: KFENCE"),
+    "soft-lockup": ("lkdtm SOFTLOCKUP", ("watchdog_thresh=2",), r"soft lockup"),
+    "rcu-stall": (
+        "lkdtm SOFTLOCKUP",
+        ("nosoftlockup", "workqueue.watchdog_thresh=0", "rcupdate.rcu_cpu_stall_timeout=3"),
+        r"rcu.*stall",
+    ),
+    "workqueue-lockup": (
+        "lkdtm SOFTLOCKUP",
+        ("nosoftlockup", "workqueue.watchdog_thresh=2", "rcupdate.rcu_cpu_stall_suppress=1"),
+        r"workqueue lockup",
+    ),
+    "hung-task": (
+        "echo 3 > /proc/sys/kernel/hung_task_timeout_secs; lkdtm HUNG_TASK",
+        (),
+        r"task .* blocked for more than",
+    ),
+    "sysrq": ("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", (), r"sysrq triggered crash"),
+    "out-of-memory": (
+        "echo 1 > /proc/sys/vm/panic_on_oom; tail /dev/zero",
+        (),
+        r"Out of memory: .*panic_on_oom",
+    ),
+}
+
+_LKDTM = 'lkdtm() { echo "$1" > /sys/kernel/debug/provoke-crash/DIRECT; }\n'
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("death", DEATHS)
+def test_death(run: Run, death: str) -> None:
+    """The kernel's words end the command that runs, within seconds, and not the command's own deadline."""
+    script, append, says = DEATHS[death]
+    with pytest.raises(KernelFailure, match=f"(?s){says}"), run.guest("faults", 0, append=append) as guest:
+        started = time.monotonic()
+        guest.run(_LKDTM + script, seconds=60, check=False)
+    assert time.monotonic() - started < 30
