@@ -22,7 +22,8 @@ __attribute__((noinline)) int outer(int x)
 }
 int _start(void)
 {
-	return outer(1) + 1;
+	int y = outer(1);
+	return y + 1;
 }
 """
 
