@@ -16,7 +16,6 @@ DEATHS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "write-to-read-only": ("lkdtm WRITE_RO", (), r"BUG: unable to handle page fault"),
     "stack-overflow": ("lkdtm EXHAUST_STACK", (), r"stack guard page"),
     "list-corruption": ("lkdtm CORRUPT_LIST_ADD", (), r"NULL pointer|BUG|Oops|list_add"),
-    "use-after-free": ("lkdtm KFENCE_READ_AFTER_FREE", (), r"BUG: KFENCE"),
     "soft-lockup": ("lkdtm SOFTLOCKUP", ("watchdog_thresh=2",), r"soft lockup"),
     "rcu-stall": (
         "lkdtm SOFTLOCKUP",
