@@ -60,7 +60,18 @@ def test_icount_fixes_the_clock() -> None:
 def test_nodes() -> None:
     argv = Machine("kvm", nodes=2).argv(WIRING)
     assert values(argv, "-machine") == ["q35,nvdimm=on"]
-    assert values(argv, "-numa") == ["node,nodeid=0,cpus=0-1,memdev=ram", "node,nodeid=1"]
+    assert values(argv, "-object") == [
+        "memory-backend-file,id=ram,size=1073741824,mem-path=/w/ram,share=on",
+        "memory-backend-file,id=ram1,size=1073741824,mem-path=/w/ram1,share=on",
+    ]
+    assert values(argv, "-numa") == ["node,nodeid=0,cpus=0-0,memdev=ram", "node,nodeid=1,cpus=1-1,memdev=ram1"]
+
+
+def test_one_cpu_for_two_nodes() -> None:
+    assert values(Machine("tcg", cpus=1, nodes=2).argv(WIRING), "-numa") == [
+        "node,nodeid=0,cpus=0-0,memdev=ram",
+        "node,nodeid=1,memdev=ram1",
+    ]
 
 
 def test_by_hand_it_pastes() -> None:
@@ -98,6 +109,7 @@ def test_patience_grows_with_accelerator_and_config() -> None:
         (lambda: Machine("tcg", icount=True), r"needs the accelerator tcg and 1 CPU, not tcg and 2"),
         (lambda: Machine("tcg", cpus=0), r"cpus cannot be 0: .* the nearest is 1"),
         (lambda: Machine("tcg", memory_bytes=1000 * size.MIB), r"the nearest is 896 MiB \(939524096\) or 1 GiB \("),
+        (lambda: Machine("tcg", memory_bytes=1152 * size.MIB, nodes=2), r"the nearest is 1 GiB .* or 1280 MiB"),
         (lambda: Machine("tcg", memory_bytes=1), r"at least 256 MiB; the nearest is 256 MiB"),
         (lambda: Machine("tcg", max_memory_bytes=2 * size.GIB), r"at least 3 GiB; the nearest is 3 GiB"),
     ],

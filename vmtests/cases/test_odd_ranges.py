@@ -44,7 +44,7 @@ def test_second_namespace_of_1g_folios(
         bench.create_namespace()
         bench.spec = NamespaceSpec("devdax", "mem", GIB, 4 * GIB)
         bind = bench.create_namespace()
-        steps = (
+        steps: tuple[Callable[[], object], ...] = (
             partial(see_folios, bench, bind.truth),
             partial(bench.check_memmap, bind),
             partial(map_and_write, bench, map_file),
@@ -60,7 +60,7 @@ def test_second_namespace_of_1g_folios(
             pytest.xfail(f"a bug of the kernel: {failures[0].message}; see {path}")
 
 
-def failure_of(step: Callable[[], None]) -> KernelFailure | None:
+def failure_of(step: Callable[[], object]) -> KernelFailure | None:
     """Return the kernel's failure in a step, if there was one."""
     try:
         step()

@@ -76,7 +76,9 @@ def boot(
     with ExitStack() as stack:
         Workspace.sweep()
         workspace = stack.enter_context(Workspace())
-        ram = workspace.sparse("ram", machine.memory_bytes)
+        ram = workspace.files / "ram"
+        for path, bytes_of_node in machine.ram_files(ram):
+            workspace.sparse(path.name, bytes_of_node)
         drgn = workspace.socket("drgn")
         keys = Keys()
         # Socket pairs: nothing to connect to, so no race and no name; what is written early waits in them.

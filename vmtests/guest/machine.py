@@ -73,7 +73,8 @@ class Machine:
         memory_bytes: RAM, a multiple of 128 MiB (a section of SPARSEMEM on x86-64).
         slots, max_memory_bytes: how many DIMMs can be plugged, and up to which size with the RAM.
         icount: one instruction is one nanosecond of the guest's time.
-        nodes: NUMA nodes; RAM and CPUs are all on node 0, the others can take NVDIMMs.
+        nodes: NUMA nodes, each with its share of the RAM, as a node without memory is none to Linux; and with its share
+            of the CPUs, if there are enough, else node 0 has them all.
     """
 
     accelerator: str
@@ -102,7 +103,8 @@ class Machine:
                     f"{what} cannot be {value}: it must be from {least} to {most}; "
                     f"the nearest is {min(max(value, least), most)}"
                 )
-        size.check("the guest's memory", self.memory_bytes, multiple=128 * size.MIB, least=256 * size.MIB)
+        section = 128 * size.MIB * self.nodes
+        size.check("the guest's memory", self.memory_bytes, multiple=section, least=max(256 * size.MIB, section))
         size.check(
             "the guest's largest memory (maxmem)",
             self.max_memory_bytes,
@@ -152,7 +154,6 @@ class Machine:
 
     def argv(self, wiring: Wiring) -> list[str]:
         """Return QEMU's arguments, its name first."""
-        ram = {"id": "ram", "size": self.memory_bytes, "mem-path": wiring.ram, "share": True}
         # fmt: off
         return [
             BINARY,
@@ -167,9 +168,7 @@ class Machine:
             "-smp", str(self.cpus),
             "-m", f"size={self.memory_bytes // size.MIB}M,slots={self.slots},"
                   f"maxmem={self.max_memory_bytes // size.MIB}M",
-            # Shared: drgn's bulk reads and the poison map the same file.
-            "-object", option("memory-backend-file", ram),
-            *self._numa(),
+            *self._memory(wiring.ram),
             # A guest that resets or powers itself off stops, with its memory as it was. A panicking one is left to
             # flush its console before it resets: stopped at pvpanic's write, its last lines might be lost.
             "-action", "reboot=shutdown,shutdown=pause,panic=none",
@@ -204,8 +203,25 @@ class Machine:
             return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-rtc", RTC]
         return ["-accel", self.accelerator]
 
-    def _numa(self) -> list[str]:
-        if self.nodes == 1:
-            return []
-        first = f"node,nodeid=0,cpus=0-{self.cpus - 1},memdev=ram"
-        return ["-numa", first, *(word for node in range(1, self.nodes) for word in ("-numa", f"node,nodeid={node}"))]
+    def ram_files(self, ram: Path) -> tuple[tuple[Path, int], ...]:
+        """Return the files that the RAM lies in, a node each, and their sizes in bytes; the first is `ram`."""
+        share = self.memory_bytes // self.nodes
+        return tuple((ram.with_name(f"{ram.name}{node or ''}"), share) for node in range(self.nodes))
+
+    def _memory(self, ram: Path) -> list[str]:
+        """Return the RAM's back ends. Shared: drgn's bulk reads and the poison work on the same files."""
+        words = []
+        for node, (path, share) in enumerate(self.ram_files(ram)):
+            name = f"ram{node or ''}"
+            backend = {"id": name, "size": share, "mem-path": path, "share": True}
+            words += ["-object", option("memory-backend-file", backend)]
+            if self.nodes > 1:
+                words += ["-numa", f"node,nodeid={node},{self._cpus_of(node)}memdev={name}"]
+        return words
+
+    def _cpus_of(self, node: int) -> str:
+        nodes = self.nodes if self.cpus >= self.nodes else 1
+        if node >= nodes:
+            return ""
+        first, end = (self.cpus * number // nodes for number in (node, node + 1))
+        return f"cpus={first}-{end - 1},"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,3 +69,16 @@ def unbind(guest: Guest, namespace: Namespace) -> None:
 def bind(guest: Guest, namespace: Namespace) -> None:
     """Put the driver on the namespace; see Driver.bind."""
     Driver(guest, namespace).bind()
+
+
+def bind_at_once(guest: Guest, namespaces: Sequence[Namespace]) -> None:
+    """Put the drivers on several namespaces, each by a process of its own, all begun together.
+
+    Raises:
+        KernelFailure: the kernel refused one, or died of it.
+    """
+    begin = [
+        f'echo {shlex.quote(one.device)} > {Driver(guest, one).folder}/bind & tasks="$tasks $!"' for one in namespaces
+    ]
+    wait = "for task in $tasks; do wait $task || exit 1; done"
+    guest.run("\n".join([*begin, wait]), seconds=SECONDS * len(namespaces))

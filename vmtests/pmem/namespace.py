@@ -147,6 +147,17 @@ read -r data < $device/resource && echo data $data
 ndctl list -N -n {name}
 """
 
+# Prints the name of the region's namespace whose holder has a driver. Reading wait_probe takes the locks of all devices
+# in turn (drivers/nvdimm/core.c), so that no probe is under way behind it.
+_BOUND = """
+read -r probed < /sys/bus/nd/devices/ndbus0/wait_probe
+for namespace in /sys/bus/nd/devices/{region}/namespace[0-9]*; do
+    read -r holder < $namespace/holder && [ -n "$holder" ] && [ -e /sys/bus/nd/devices/$holder/driver ] &&
+    echo ${{namespace##*/}} && exit
+done
+false
+"""
+
 
 def create_namespace(guest: Guest, region: Region, spec: NamespaceSpec, *, seconds: float = 60.0) -> Namespace:
     """Make a namespace, which binds its driver and so initialises its memmap, and read it back.
@@ -181,10 +192,30 @@ def create_namespace(guest: Guest, region: Region, spec: NamespaceSpec, *, secon
             evidence=guest.death.evidence,
         )
     namespace = _read(guest, region, spec, json.loads(made.stdout)["dev"])
+    _check_kind(namespace, spec)
+    return namespace
+
+
+def _check_kind(namespace: Namespace, spec: NamespaceSpec) -> None:
     asked = (spec.mode, spec.map, spec.align_bytes)
     got = (namespace.mode, namespace.map, namespace.align_bytes)
     if got != asked:
         raise KernelFailure(f"{namespace.name} was asked to have mode, map and alignment {asked}, but has {got}")
+
+
+def find_namespace(guest: Guest, region: Region, spec: NamespaceSpec, *, seconds: float = 60.0) -> Namespace:
+    """Read back the one namespace of its kind that came with the region, once its driver holds it.
+
+    Args:
+        guest, region, spec: where, and what it was made as.
+        seconds: the deadline on real hardware for the driver.
+
+    Raises:
+        KernelFailure: there is none, or it is of another kind.
+    """
+    shown = guest.wait_until(_BOUND.format(region=region.name), seconds, what=f"the namespace of {region.name}")
+    namespace = _read(guest, region, spec, shown.strip())
+    _check_kind(namespace, spec)
     return namespace
 
 

@@ -104,7 +104,11 @@ class BindEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class MemmapEntry(Entry):
-    """The verdict on every struct page after one bind. `examples` holds {pfn, field, got, wanted} each."""
+    """The verdict on every struct page after one bind. `examples` holds {pfn, field, got, wanted} each.
+
+    `pages_poisoned` counts the struct pages of pages_expected in memory that was overwritten before the bind.
+    `not_checked` says what could not be looked at, because this kernel cannot be probed.
+    """
 
     list_name: ClassVar[str] = "memmaps"
     kernel: str
@@ -119,6 +123,27 @@ class MemmapEntry(Entry):
     seconds: float
     read_limit_seconds: float
     examples: tuple[dict[str, Any], ...]
+    pages_poisoned: int = 0
+    not_checked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipEntry(Entry):
+    """Bits that the host flipped in a right memmap, all at once, and how many the check found.
+
+    `pages` counts the struct pages that they were in, those that share memory too; `invented` what was reported of
+    others, or after the bits were flipped back.
+    """
+
+    list_name: ClassVar[str] = "flips"
+    kernel: str
+    boot: int
+    namespace: str
+    flips: int
+    found: int
+    invented: int
+    pages: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from vmtests.record.entries import (
     DifferenceEntry,
     Entry,
     EvidenceEntry,
+    FlipEntry,
     GuestEntry,
     HostEntry,
     KernelEntry,
@@ -35,6 +36,7 @@ _LISTS: tuple[type[Entry], ...] = (
     NamespaceEntry,
     BindEntry,
     MemmapEntry,
+    FlipEntry,
     DifferenceEntry,
     ComparisonEntry,
     EvidenceEntry,
@@ -78,7 +80,7 @@ class Record:
 
     def entries(self, kind: type[_E]) -> tuple[_E, ...]:
         """Return the entries of one list, in the order they were written."""
-        return tuple(kind.from_json(value) for value in self.document[kind.list_name])
+        return tuple(kind.from_json(value) for value in self.document.get(kind.list_name, ()))
 
     @property
     def host(self) -> HostEntry | None:

@@ -7,6 +7,7 @@ from vmtests.record import (
     ComparisonEntry,
     DifferenceEntry,
     EvidenceEntry,
+    FlipEntry,
     MemmapEntry,
     RecordWriter,
 )
@@ -23,6 +24,7 @@ def render(record: RecordWriter, *, width: int, colour: bool) -> str:
         parts.append(f"clock: {words.CLOCKS[binds[0].clock]}")
     if checks or differences:
         parts.append(table.render(table.memmaps(checks, differences), width=width, colour=colour))
+    parts += [text for text in (table.flips(record.entries(FlipEntry)), table.not_checked(checks)) if text]
     if record.dmesg_warnings:
         parts.append("\n".join(["warnings of the kernels:", *(f"  {line}" for line in record.dmesg_warnings[:20])]))
     parts.append(f"record: {record.folder / 'run.json'}")

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vmtests.record import BindEntry, ComparisonEntry, DifferenceEntry, MemmapEntry
+from vmtests.record import BindEntry, ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry
 from vmtests.report import words
 
 
@@ -86,6 +86,24 @@ def memmaps(entries: Sequence[MemmapEntry], differences: Sequence[DifferenceEntr
             two.namespace, f"{two.patched} - {two.base}", "same?", f"{two.pages_compared:,}", "", f"{two.mismatches:,}"
         )
     return table
+
+
+def flips(entries: Sequence[FlipEntry]) -> str:
+    """Return how many of the flipped bits the check found, a line each kernel."""
+    lines = []
+    for kernel in dict.fromkeys(one.kernel for one in entries):
+        mine = [one for one in entries if one.kernel == kernel]
+        found, flipped, invented = (sum(getattr(one, name) for one in mine) for name in ("found", "flips", "invented"))
+        more = f", and reported {invented} that nobody flipped" if invented else ""
+        kinds = len({one.namespace for one in mine})
+        lines.append(f"{kernel}: the check found {found:,} of {flipped:,} flipped bits in {kinds} kinds{more}")
+    return "\n".join(lines)
+
+
+def not_checked(entries: Sequence[MemmapEntry]) -> str:
+    """Return what could not be checked, a line each kernel and thing."""
+    said = dict.fromkeys((one.kernel, thing) for one in entries for thing in one.not_checked)
+    return "\n".join(f"{kernel}: not checked: {thing}" for kernel, thing in said)
 
 
 def listing(rows: Sequence[tuple[str, str, str]]) -> Table:

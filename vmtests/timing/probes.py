@@ -81,6 +81,8 @@ class Probes:
     guest: Guest
     _debug_lines: int = 0
     marks: Mapping[str, int] = field(default_factory=dict)
+    #: What a check by these probes cannot tell, for people.
+    not_checked: tuple[str, ...] = ()
 
     def collect(self) -> list[Seen]:
         """Return the calls since the last collection, in order, and empty the trace buffers.
@@ -93,23 +95,32 @@ class Probes:
         mono = list(trace.events(mono_text))
         by_time, by_tick = trace.calls(mono), trace.calls(list(trace.events(tsc_text)))
         self.marks = trace.marks(mono)
-        printed = [(int(hit["pages"]), int(hit["ms"])) for hit in _PR_DEBUG.finditer(self.guest.dmesg())]
-        printed, self._debug_lines = printed[self._debug_lines :], len(printed)
+        printed = self._printed()
         if not len(by_time) == len(by_tick) == len(printed):
             raise KernelFailure(
                 f"{FUNCTION}() ran {len(by_time)} times by one trace clock, {len(by_tick)} by the other, and its "
                 f"pr_debug() printed {len(printed)} lines: the samples cannot be told apart"
             )
         seen = []
-        for call, tick, (pages, milliseconds) in zip(by_time, by_tick, printed, strict=True):
+        for call, tick in zip(by_time, by_tick, strict=True):
             truth = _truth(call.arguments)
-            if truth.pages != pages:
+            # Of two binds at once, the first to return need not be the first to have printed.
+            fitting = [line for line in printed if line[0] == truth.pages]
+            if not fitting or tick.arguments != call.arguments:
                 raise KernelFailure(
-                    f"{FUNCTION}() says it initialised {pages} pages, but its arguments mean {truth.pages} "
+                    f"{FUNCTION}() says it initialised {printed[0][0]} pages, but its arguments mean {truth.pages} "
                     f"(pfn {truth.first_pfn:#x} to {truth.end_pfn:#x}): the altmap or the range was read wrongly by it"
                 )
+            printed.remove(fitting[0])
+            pages, milliseconds = fitting[0]
             seen.append(Seen(truth, call.duration, tick.duration, pages, milliseconds, call.entered))
         return seen
+
+    def _printed(self) -> list[tuple[int, int]]:
+        """Return the pages and the milliseconds of each new line of the function's pr_debug()."""
+        printed = [(int(hit["pages"]), int(hit["ms"])) for hit in _PR_DEBUG.finditer(self.guest.dmesg())]
+        printed, self._debug_lines = printed[self._debug_lines :], len(printed)
+        return printed
 
 
 def _truth(arguments: Mapping[str, int]) -> RangeTruth:

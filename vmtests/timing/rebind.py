@@ -57,7 +57,7 @@ class Rebinder:
     boot: int
     clock: str
 
-    def first(self) -> Bind:
+    def first(self, *, poisoned: bool = False) -> Bind:
         """Return the bind that making the namespace caused: index 0. Call once, right after it."""
         seen = self.probes.collect()
         if len(seen) != 1:
@@ -65,7 +65,7 @@ class Rebinder:
                 f"making {self.namespace.name} initialised its memmap {len(seen)} times, not once: "
                 "the first bind cannot be told apart"
             )
-        return self._bind(0, seen[0], poisoned=False)
+        return self.bind_of(0, seen[0], poisoned=poisoned)
 
     def rebind(
         self,
@@ -111,9 +111,10 @@ class Rebinder:
                 f"{count} rebinds of {self.namespace.device} initialised the memmap {len(seen)} times: "
                 "samples are missing"
             )
-        return [self._bind(index, one, poisoned=poisoned) for index, one in enumerate(seen, start=first)]
+        return [self.bind_of(index, one, poisoned=poisoned) for index, one in enumerate(seen, start=first)]
 
-    def _bind(self, index: int, seen: Seen, *, poisoned: bool) -> Bind:
+    def bind_of(self, index: int, seen: Seen, *, poisoned: bool) -> Bind:
+        """Return a call that the probes saw as the bind of this number."""
         marks = self.probes.marks
         unbind, unbound, bind, bound = (marks.get(f"{word} {index}") for word in ("unbind", "unbound", "bind", "bound"))
         entry = BindEntry(

@@ -20,14 +20,17 @@ ENTRY = "vmtests_mi"
 RETURN = "vmtests_mo"
 MARK = "tracing_mark_write"
 
-_LINE = re.compile(r"^\s*\S.*?\[\d+\]\s+\S+\s+(?P<time>\d+(?:\.\d+)?): (?P<name>[\w/]+): (?P<text>.*)$")
+_LINE = re.compile(
+    r"^\s*\S.*?-(?P<task>\d+)\s+\[\d+\]\s+\S+\s+(?P<time>\d+(?:\.\d+)?): (?P<name>[\w/]+): (?P<text>.*)$"
+)
 _LOST = re.compile(r"LOST \d+ EVENTS|buffers? .*overrun", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line. `time` is in nanoseconds under a clock that counts time, in ticks under x86-tsc."""
+    """One line. `time` is in nanoseconds under a clock that counts time, in ticks under x86-tsc; `task` is a pid."""
 
+    task: int
     time: int
     name: str
     text: str
@@ -68,24 +71,26 @@ def events(trace: str) -> Iterator[Event]:
         if found:
             whole, _, fraction = found["time"].partition(".")
             time = int(whole) * 10**9 + int(fraction.ljust(9, "0")) if fraction else int(whole)
-            yield Event(time, found["name"], found["text"])
+            yield Event(int(found["task"]), time, found["name"], found["text"])
 
 
 def calls(sequence: Iterator[Event] | list[Event]) -> list[Call]:
-    """Pair entries and returns. The function does not recurse; two devices that bind at once are an error."""
+    """Pair entries and returns, and return the calls in the order in which they returned.
+
+    The function does not recurse, so that an entry and the next return of one task belong together. Two tasks may bind
+    two namespaces at once.
+    """
     done: list[Call] = []
-    entered: Event | None = None
+    entered: dict[int, Event] = {}
     for event in sequence:
         if event.name == ENTRY:
-            if entered is not None:
-                raise KernelFailure(
-                    "memmap_init_zone_device() was entered twice at once: two namespaces bound together?"
-                )
-            entered = event
-        elif event.name == RETURN and entered is not None:
-            done.append(Call(entered.time, event.time, entered.arguments()))
-            entered = None
-    if entered is not None:
+            if event.task in entered:
+                raise KernelFailure(f"memmap_init_zone_device() was entered twice by task {event.task}, without return")
+            entered[event.task] = event
+        elif event.name == RETURN and event.task in entered:
+            entry = entered.pop(event.task)
+            done.append(Call(entry.time, event.time, entry.arguments()))
+    if entered:
         raise KernelFailure("memmap_init_zone_device() was entered and has not returned")
     return done
 
