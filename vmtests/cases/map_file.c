@@ -2,7 +2,7 @@
  * Maps a file or a device and works on it as an application does, in the guest.
  *
  *	map_file write PATH BYTES STEP	write a word every STEP bytes, sync, let a child of a fork read them all
- *	map_file read PATH BYTES STEP	read what `write` wrote
+ *	map_file read PATH BYTES STEP	read what `write` wrote, and print a checksum of all BYTES
  *
  * Each word is its own place in the file. Exit status: 0, or 1 with a message.
  */
@@ -41,6 +41,16 @@ static int differs(const volatile char *map, uint64_t bytes, uint64_t step)
 	return 0;
 }
 
+/* FNV-1a, by words. */
+static uint64_t checksum(const uint64_t *words, uint64_t count)
+{
+	uint64_t sum = 0xcbf29ce484222325ull;
+
+	while (count--)
+		sum = (sum ^ *words++) * 0x100000001b3ull;
+	return sum;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 5) {
@@ -57,8 +67,10 @@ int main(int argc, char **argv)
 
 	if (map == MAP_FAILED)
 		fail("mmap");
-	if (!strcmp(argv[1], "read"))
+	if (!strcmp(argv[1], "read")) {
+		printf("%016llx\n", (unsigned long long)checksum((const uint64_t *)map, bytes / sizeof(uint64_t)));
 		return differs(map, bytes, step);
+	}
 	for (uint64_t at = 0; at < bytes; at += step)
 		*(volatile uint64_t *)(map + at) = word(at);
 	/* A device has no cache to be written back, and no fsync() either. */

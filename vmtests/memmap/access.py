@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import drgn
 
 from vmtests.errors import HostFailure
-from vmtests.memmap import debuginfo
+from vmtests.memmap import debuginfo, pgmap
 from vmtests.memmap.expected import Facts
 from vmtests.memmap.layout import PAGE_SHIFT, PAGE_SIZE, PageLayout
 from vmtests.memmap.pagetable import Window, walk
@@ -88,26 +88,16 @@ class Access:
         )
 
     def confirm(self, truth: RangeTruth) -> None:
-        """See that the pgmap still is what the probe saw: the driver was not bound again, or unbound, since.
+        """See that the kernel has this pgmap for this range: the driver was not unbound, or bound to another, since.
 
         Raises:
-            HostFailure: it is another one now, so that the truth is out of date.
+            HostFailure: there is another one now, or none, so that the truth is out of date.
         """
-        pgmap = drgn.Object(self.program, "struct dev_pagemap", address=truth.pgmap)
-        try:
-            now = (
-                pgmap.range.start.value_() >> PAGE_SHIFT,
-                (pgmap.range.end.value_() + 1) >> PAGE_SHIFT,
-                pgmap.type.value_(),
-                pgmap.vmemmap_shift.value_(),
-            )
-        except drgn.FaultError as error:
-            raise HostFailure(f"the pgmap {truth.pgmap:#x} that the probe saw cannot be read: {error}") from error
-        then = (truth.start_pfn, truth.end_pfn, truth.type, truth.vmemmap_shift)
-        if now != then:
+        now = pgmap.find(self.program, truth.start_pfn)
+        if now != truth:
             raise HostFailure(
-                f"the namespace changed between probe and check: its pgmap had (first pfn, end, type, shift) {then}, "
-                f"it has {now}. Nothing may bind or unbind in between"
+                f"the namespace changed between probe and check: the probe saw {truth}, but pfn {truth.start_pfn:#x} "
+                f"now is of {now or 'no pgmap'}. Nothing may bind, unbind or destroy a namespace in between"
             )
 
 

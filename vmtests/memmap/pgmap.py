@@ -1,13 +1,13 @@
-"""The pgmap of a range as the kernel keeps it, for a kernel that cannot be probed: the second best truth.
+"""The pgmaps as the kernel keeps them: a range's truth at the time of looking.
 
-pgmap_array (mm/memremap.c:26 in 7.3.4) has each pgmap under the pfns of its range. It says what the range is now, not
-what memmap_init_zone_device() was called with.
+pgmap_array (mm/memremap.c:17 in 7.3.4) has each pgmap under the pfns of its range. It tells whether what a probe saw
+still holds; and for a kernel that cannot be probed it is the second best truth.
 """
 
 from __future__ import annotations
 
 import drgn
-from drgn.helpers.linux.xarray import xa_for_each
+from drgn.helpers.linux.xarray import xa_for_each, xa_load
 
 from vmtests.errors import HostFailure
 from vmtests.memmap.debuginfo import PGMAP_FIELDS
@@ -21,12 +21,23 @@ def truths(program: drgn.Program) -> tuple[RangeTruth, ...]:
     Raises:
         HostFailure: the debug info does not tell, or a pgmap has several ranges.
     """
+    found: dict[int, int] = {}
+    for index, entry in xa_for_each(_array(program)):
+        found.setdefault(entry.value_(), index)
+    return tuple(_truth(program, address) for address in found)
+
+
+def find(program: drgn.Program, pfn: int) -> RangeTruth | None:
+    """Return the range that a page belongs to, or None if it is on no pgmap."""
+    address = xa_load(_array(program), pfn).value_()
+    return _truth(program, address) if address else None
+
+
+def _array(program: drgn.Program) -> drgn.Object:
     try:
-        array = program["pgmap_array"]
+        return program["pgmap_array"].address_of_()
     except KeyError as error:
         raise HostFailure("the kernel's debug info has no pgmap_array: its pgmaps cannot be found") from error
-    found = {entry.value_(): index for index, entry in xa_for_each(array.address_of_())}
-    return tuple(_truth(program, address) for address in sorted(found, key=found.__getitem__))
 
 
 def _truth(program: drgn.Program, address: int) -> RangeTruth:
