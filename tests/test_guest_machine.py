@@ -74,6 +74,17 @@ def test_one_cpu_for_two_nodes() -> None:
     ]
 
 
+def test_a_dimm_from_the_start() -> None:
+    machine = Machine("kvm", dimm_bytes=64 * size.MIB)
+    argv = machine.argv(WIRING)
+    assert values(argv, "-object")[1:] == [
+        "memory-backend-file,id=dimm,size=67108864,mem-path=/w/dimm,share=on",
+    ]
+    assert "pc-dimm,memdev=dimm" in values(argv, "-device")
+    assert machine.ram_files(WIRING.ram) == ((Path("/w/ram"), 2 * size.GIB), (Path("/w/dimm"), 64 * size.MIB))
+    assert not values(argv, "-numa")
+
+
 def test_by_hand_it_pastes() -> None:
     argv = Machine("tcg").argv(WIRING.by_hand())
     script = pasteable(argv)

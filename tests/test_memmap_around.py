@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,20 @@ def test_an_untouched_page_that_was_written_is_named(tmp_path: Path) -> None:
     guest.write(at(BASE + 1, 8), PGMAP.to_bytes(8, "little"))
     result = check(guest.access(), FSDAX, node=0, poison=applied)
     assert found(result) == [(BASE + 1, "pgmap (untouched page)", f"{PGMAP:#x}", "0xa5a5a5a5a5a5a5a5")]
+
+
+def test_an_untouched_page_in_memory_that_was_free_may_hold_anything(tmp_path: Path) -> None:
+    guest = fsdax(tmp_path)
+    access = guest.access()
+    with access.memory(writable=True) as memory:
+        applied = poison(memory, *altmap_area(NVDIMM, NVDIMM + (16 << 20), LAYOUT))
+    guest = fsdax(tmp_path)
+    guest.write(at(BASE + 1, 8), PGMAP.to_bytes(8, "little"))
+    elsewhere = replace(applied, starts=applied.starts - (1 << 30), ends=applied.ends - (1 << 30))
+    both = elsewhere.and_also(replace(applied, free=~applied.free))
+    assert both.free.tolist() == [False, True]
+    result = check(guest.access(), FSDAX, node=0, poison=both)
+    assert (result.mismatches, result.pages_poisoned) == (0, 3072)
 
 
 def test_a_page_that_a_rebind_forgot_is_found_by_the_poison_only(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +19,10 @@ from vmtests.pmem import (
     Nvdimm,
     Region,
     bind,
+    bind_at_once,
     create_namespace,
     destroy_namespace,
+    find_namespace,
     unbind,
 )
 
@@ -219,3 +222,27 @@ def test_unbound_does_not_bind_in_a_dead_guest() -> None:
         fake.alive = False
         raise KeyError
     assert fake.seen[-1].endswith("/unbind")
+
+
+def test_a_namespace_that_came_with_its_labels() -> None:
+    fake, guest = guest_that(LABELLED, FSDAX, FSDAX_SYSFS)
+    fake.answers = {"wait_probe": "namespace0.0\n", **fake.answers}
+    found = find_namespace(guest, REGION, NamespaceSpec())
+    assert (found.name, found.device, found.data_start) == ("namespace0.0", "pfn0.1", 0x164200000)
+    assert made_by_nobody(fake)
+    with pytest.raises(KernelFailure, match=r"asked to have .*'devdax'"):
+        find_namespace(guest, REGION, NamespaceSpec("devdax"))
+
+
+def made_by_nobody(fake: FakeGuest) -> bool:
+    return not any("create-namespace" in text for text in fake.seen)
+
+
+def test_namespaces_bound_at_once_by_a_task_each() -> None:
+    fake, guest = guest_that(FRESH, FSDAX, FSDAX_SYSFS)
+    one = create_namespace(guest, REGION, NamespaceSpec())
+    bind_at_once(guest, [one, replace(one, device="dax0.1", driver="dax_pmem")])
+    first, second, wait = fake.seen[-1].splitlines()
+    assert first.startswith("echo pfn0.1 > /sys/bus/nd/drivers/nd_pmem/bind & ")
+    assert second.startswith("echo dax0.1 > /sys/bus/nd/drivers/dax_pmem/bind & ")
+    assert "wait $task || exit 1" in wait

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmtests.errors import KernelFailure
+from vmtests.errors import HostFailure, KernelFailure
 from vmtests.memmap import RangeTruth
 from vmtests.pmem import NamespaceSpec
 from vmtests.run.bench import Bench
@@ -58,6 +58,65 @@ def test_second_namespace_of_1g_folios(
             path.write_text("\n\n".join(said) + "\n")
             run.record.add_evidence("kernel-bug", path)
             pytest.xfail(f"a bug of the kernel: {failures[0].message}; see {path}")
+
+
+#: Where q35 has device memory when all of the RAM is below 4 GiB (pc_get_device_memory_range() in QEMU's hw/i386/pc.c).
+DEVICE_MEMORY = 4 * GIB
+
+#: Half a section.
+BOOT_DIMM = 64 * MIB
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("beside", [False, True], ids=["as-plugged", "beside-boot-memory"])
+def test_1g_folios_beside_boot_memory(run: Run, kernel_name: str, beside: bool) -> None:
+    """A 1 GiB folio's struct pages lie in frames of their own, when its first section holds boot memory too.
+
+    The memmap of such a section is there since boot, mapped by entries of 2 MiB. The next section shares its tails
+    with the one before by reading that one's last PTE (compound_section_tail_page(), mm/sparse-vmemmap.c:477 in
+    7.3.4), and there is no PTE. An NVDIMM alone never gets there, as q35 puts it at a multiple of 1 GiB behind all RAM.
+    """
+    said = [f"memmap={BOOT_DIMM}@{DEVICE_MEMORY}"] if beside else []
+    with run.bench(
+        kernel_name,
+        NamespaceSpec("devdax", "mem", GIB),
+        0,
+        pmem_size=4 * GIB,
+        append=said,
+        dimm_bytes=BOOT_DIMM if beside else 0,
+    ) as bench:
+        if bench.region.start != DEVICE_MEMORY + (BOOT_DIMM if beside else 0):
+            raise HostFailure(f"QEMU has put the NVDIMM at {bench.region.start:#x}: the test is for another machine")
+        truth = bench.create_namespace().truth
+        access = bench.oracle.access
+        early = access.sections(truth.start_pfn, truth.end_pfn).early
+        if bool(early) != beside:
+            raise KernelFailure(f"of the sections of pfn {truth.start_pfn:#x} on, {sorted(early)} exist since boot")
+        failure = failure_of(partial(see_frames, bench, truth))
+        if failure and not beside:
+            raise failure
+        if failure:
+            path = run.record.folder / f"{kernel_name}-beside-boot-memory.txt"
+            path.write_text("\n\n".join([str(failure), *dmesg.warnings(bench.guest.dmesg())]) + "\n")
+            run.record.add_evidence("kernel-bug", path)
+            pytest.xfail(f"a bug of the kernel: {failure.message}; see {path}")
+
+
+def see_frames(bench: Bench, truth: RangeTruth) -> None:
+    """See that each head lies in a frame of its own, and that no frame of the memmap is one that nobody allocated."""
+    access = bench.oracle.access
+    with access.memory() as memory:
+        frames = access.window(memory, truth.start_pfn, truth.end_pfn).frames
+    per_folio = FOLIO_PAGES * access.layout.size >> 12
+    heads = frames[::per_folio].tolist()
+    if len(set(heads)) < len(heads) or 0 in frames:
+        places = ", ".join(
+            f"pfn {truth.start_pfn + number * FOLIO_PAGES:#x} in frame {frame:#x}" for number, frame in enumerate(heads)
+        )
+        raise KernelFailure(
+            f"the heads of {bench.namespace.name} share frames or lie in page 0: {places}; of the {len(frames)} pages "
+            f"of its memmap {int((frames == 0).sum())} are page 0"
+        )
 
 
 def failure_of(step: Callable[[], object]) -> KernelFailure | None:

@@ -75,6 +75,8 @@ class Machine:
         icount: one instruction is one nanosecond of the guest's time.
         nodes: NUMA nodes, each with its share of the RAM, as a node without memory is none to Linux; and with its share
             of the CPUs, if there are enough, else node 0 has them all.
+        dimm_bytes: a DIMM that is plugged from the start, in front of where NVDIMMs go, unless 0. To Linux it is boot
+            memory only if its command line says so.
     """
 
     accelerator: str
@@ -85,6 +87,7 @@ class Machine:
     max_memory_bytes: int = 512 * size.GIB
     icount: bool = False
     nodes: int = 1
+    dimm_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.accelerator not in PATIENCE:
@@ -204,18 +207,21 @@ class Machine:
         return ["-accel", self.accelerator]
 
     def ram_files(self, ram: Path) -> tuple[tuple[Path, int], ...]:
-        """Return the files that the RAM lies in, a node each, and their sizes in bytes; the first is `ram`."""
+        """Return the files that the RAM lies in, with their sizes in bytes: `ram`, further nodes', the DIMM's."""
         share = self.memory_bytes // self.nodes
-        return tuple((ram.with_name(f"{ram.name}{node or ''}"), share) for node in range(self.nodes))
+        files = [(ram.with_name(f"{ram.name}{node or ''}"), share) for node in range(self.nodes)]
+        return (*files, *([(ram.with_name("dimm"), self.dimm_bytes)] if self.dimm_bytes else ()))
 
     def _memory(self, ram: Path) -> list[str]:
         """Return the RAM's back ends. Shared: drgn's bulk reads and the poison work on the same files."""
         words = []
-        for node, (path, share) in enumerate(self.ram_files(ram)):
-            name = f"ram{node or ''}"
-            backend = {"id": name, "size": share, "mem-path": path, "share": True}
+        for node, (path, size_bytes) in enumerate(self.ram_files(ram)):
+            name = path.name if node else "ram"
+            backend = {"id": name, "size": size_bytes, "mem-path": path, "share": True}
             words += ["-object", option("memory-backend-file", backend)]
-            if self.nodes > 1:
+            if node == self.nodes:
+                words += ["-device", f"pc-dimm,memdev={name}"]
+            elif self.nodes > 1:
                 words += ["-numa", f"node,nodeid={node},{self._cpus_of(node)}memdev={name}"]
         return words
 

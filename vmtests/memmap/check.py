@@ -165,7 +165,7 @@ def _control(
     for pfn in untouched:
         address = vmemmap + pfn * layout.size
         frames = window.slice(address, layout.size)
-        if (frames == UNMAPPED).any() or not poison.covers(frames).all():
+        if (frames == UNMAPPED).any() or not poison.keeps(frames).all():
             continue
         got = memory.read(int(frames[0]) + address % PAGE_SIZE, layout.size)
         wanted = poison.pattern * layout.size

@@ -32,19 +32,34 @@ class Poison:
     Args:
         pattern: the byte.
         starts, ends: the ranges.
+        free: whether they were free memory of the guest, which may hand it out and get it back before the bind; then
+            a struct page that nobody initialises need not hold the pattern any more.
         by_kernel: the kernel's own switch that overwrites all memory that it hands out; then there is no need for ours.
     """
 
     pattern: bytes
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+    free: NDArray[np.bool_]
     by_kernel: str | None = None
 
     def covers(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell for each page at these addresses whether it was overwritten."""
         if self.by_kernel is not None or not len(self.starts):
             return np.full(len(frames), self.by_kernel is not None)
-        index = np.maximum(np.searchsorted(self.starts, frames, side="right") - 1, 0)
+        return self._inside(frames, self._index(frames))
+
+    def keeps(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell for each page whether it must still hold the pattern where the bind has not written."""
+        if not len(self.starts):
+            return np.zeros(len(frames), dtype=bool)
+        index = self._index(frames)
+        return self._inside(frames, index) & ~self.free[index]
+
+    def _index(self, frames: NDArray[np.int64]) -> NDArray[np.intp]:
+        return np.maximum(np.searchsorted(self.starts, frames, side="right") - 1, 0)
+
+    def _inside(self, frames: NDArray[np.int64], index: NDArray[np.intp]) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = (frames >= self.starts[index]) & (frames + PAGE_SIZE <= self.ends[index])
         return inside
 
@@ -53,7 +68,8 @@ class Poison:
         order = np.argsort(np.concatenate((self.starts, other.starts)))
         starts = np.concatenate((self.starts, other.starts))[order]
         ends = np.concatenate((self.ends, other.ends))[order]
-        return Poison(self.pattern, starts, ends, self.by_kernel)
+        free = np.concatenate((self.free, other.free))[order]
+        return Poison(self.pattern, starts, ends, free, self.by_kernel or other.by_kernel)
 
 
 def altmap_area(start: int, end: int, layout: PageLayout) -> tuple[int, int]:
@@ -82,4 +98,4 @@ def poison(memory: PhysicalMemory, first: int, end: int, pattern: bytes = PATTER
         memory.write(address, block[: min(_BLOCK, end - address)])
     if memory.read(end - PAGE_SIZE, PAGE_SIZE) != pattern * PAGE_SIZE:
         raise HostFailure(f"the guest's memory at {end - PAGE_SIZE:#x} does not hold what was just written there")
-    return Poison(pattern, np.array([first], dtype=np.int64), np.array([end], dtype=np.int64))
+    return Poison(pattern, np.array([first]), np.array([end]), np.array([False]))

@@ -108,7 +108,9 @@ class Run:
             )
         return self._kernels[name]
 
-    def machine(self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES, nodes: int = 1) -> Machine:
+    def machine(
+        self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES, nodes: int = 1, dimm_bytes: int = 0
+    ) -> Machine:
         """Return the guest's machine for this host; instructions are only counted where something is timed."""
         return Machine(
             accelerator=self.accelerator.name,
@@ -118,6 +120,7 @@ class Run:
             memory_bytes=memory_bytes,
             icount=timed and self.clock == "icount",
             nodes=nodes,
+            dimm_bytes=dimm_bytes,
         )
 
     def _announce(self, spec: NamespaceSpec) -> None:
@@ -139,6 +142,7 @@ class Run:
         timed: bool = False,
         memory_bytes: int = MEMORY_BYTES,
         nodes: int = 1,
+        dimm_bytes: int = 0,
     ) -> Iterator[Guest]:
         """Boot a kernel; the guest is gone when the block is left.
 
@@ -149,8 +153,10 @@ class Run:
             timed: whether something is timed in it.
             memory_bytes: its RAM.
             nodes: its NUMA nodes, which share the RAM.
+            dimm_bytes: a DIMM in front of where NVDIMMs go.
         """
-        built, machine = self.kernel(name), self.machine(timed=timed, memory_bytes=memory_bytes, nodes=nodes)
+        built = self.kernel(name)
+        machine = self.machine(timed=timed, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
         self._guests += 1
         folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
         folder.mkdir()
@@ -175,6 +181,7 @@ class Run:
         memory_bytes: int = MEMORY_BYTES,
         append: Sequence[str] = (),
         nodes: int = 1,
+        dimm_bytes: int = 0,
         backing: BackingFile | None = None,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
@@ -188,13 +195,22 @@ class Run:
             memory_bytes: the guest's RAM, where the memmap of map=mem goes.
             append: more words for the kernel's command line.
             nodes: the guest's NUMA nodes; the NVDIMM is on the last one.
+            dimm_bytes: a DIMM in front of the NVDIMM.
             backing: the NVDIMM's content, which an earlier guest has left; a new file by default.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
         with ExitStack() as stack:
             guest = stack.enter_context(
-                self.guest(name, number, timed=timed, memory_bytes=memory_bytes, append=append, nodes=nodes)
+                self.guest(
+                    name,
+                    number,
+                    timed=timed,
+                    memory_bytes=memory_bytes,
+                    append=append,
+                    nodes=nodes,
+                    dimm_bytes=dimm_bytes,
+                )
             )
             oracle = stack.enter_context(Oracle.attach(guest))
             if timed or unprobed.can_be_probed(guest):
