@@ -80,7 +80,7 @@ def test_a_dimm_from_the_start() -> None:
     assert values(argv, "-object")[1:] == [
         "memory-backend-file,id=dimm,size=67108864,mem-path=/w/dimm,share=on",
     ]
-    assert "pc-dimm,memdev=dimm" in values(argv, "-device")
+    assert "pc-dimm,id=dimm0,memdev=dimm" in values(argv, "-device")
     assert machine.ram_files(WIRING.ram) == ((Path("/w/ram"), 2 * size.GIB), (Path("/w/dimm"), 64 * size.MIB))
     assert not values(argv, "-numa")
 

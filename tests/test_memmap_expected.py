@@ -179,15 +179,27 @@ def test_what_nobody_knows_is_refused(range_truth: RangeTruth, layout: PageLayou
         expected(range_truth, layout, FACTS)
 
 
-def test_folios_over_boot_memory_are_refused() -> None:
+def test_folios_over_boot_memory_have_all_their_memmap() -> None:
+    boot = replace(FACTS, early_sections=frozenset({BASE >> 15}))
+    half = truth(kind=4, order=9, altmap=False, base=BASE + (1 << 14), pages=1 << 16)
+    early, late = expected(half, LAYOUT, boot).pages
+    assert (early.first_pfn, early.units, early.stored) == (BASE + (1 << 14), 32, 512)
+    assert (late.first_pfn, late.units, late.stored) == (BASE + (1 << 15), 96, 128)
+    assert late.end_pfn == half.end_pfn
+    (alike,) = expected(half, LAYOUT, FACTS).pages
+    assert (alike.first_pfn, alike.units, alike.stored) == (early.first_pfn, 128, 128)
+
+
+@pytest.mark.parametrize(("order", "base"), [(18, BASE), (9, BASE + 64)])
+def test_folios_that_reach_beyond_boot_memory_are_refused(order: int, base: int) -> None:
     facts = replace(FACTS, early_sections=frozenset({BASE >> 15}))
-    with pytest.raises(HostFailure, match="boot memory"):
-        expected(truth(kind=4, order=9, altmap=False), LAYOUT, facts)
+    with pytest.raises(HostFailure, match=f"folios of order {order} .* boot memory"):
+        expected(truth(kind=4, order=order, altmap=False, base=base, pages=1 << 16), LAYOUT, facts)
 
 
 def test_it_imports_no_reader() -> None:
     """The expected bytes cannot come from a memmap: nothing that could read one is imported, directly or not."""
-    allowed = {"__future__", "collections.abc", "dataclasses", "enum", "shlex", "pathlib"}
+    allowed = {"__future__", "collections.abc", "dataclasses", "enum", "itertools", "shlex", "pathlib"}
     seen: set[str] = set()
     todo = ["vmtests.memmap.expected"]
     while todo:

@@ -102,6 +102,22 @@ def test_1g_folios_beside_boot_memory(run: Run, kernel_name: str, beside: bool) 
             pytest.xfail(f"a bug of the kernel: {failure.message}; see {path}")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "kind", [NamespaceSpec("fsdax", "mem"), NamespaceSpec("devdax", "mem", 2 * MIB)], ids=lambda kind: kind.id
+)
+def test_beside_boot_memory(run: Run, kernel_name: str, kind: NamespaceSpec) -> None:
+    """Smaller folios and single pages: in the section of boot memory its memmap is used, with a frame for each page."""
+    append = [f"memmap={BOOT_DIMM}@{DEVICE_MEMORY}"]
+    with run.bench(kernel_name, kind, 0, pmem_size=2 * GIB, append=append, dimm_bytes=BOOT_DIMM) as bench:
+        bind = bench.create_namespace()
+        bench.check_memmap(bind)
+        bench.check_memmap(bench.rebind_over_poison(1))
+        first = bind.truth.start_pfn
+        if not bench.oracle.access.sections(first, first + 1).early:
+            raise KernelFailure(f"the section of pfn {first:#x} does not exist since boot")
+
+
 def see_frames(bench: Bench, truth: RangeTruth) -> None:
     """See that each head lies in a frame of its own, and that no frame of the memmap is one that nobody allocated."""
     access = bench.oracle.access

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from vmtests.image import Image
     from vmtests.kernel import Kernel
 
-#: What images/init prints once the SSH server listens.
-READY = r"vmtests: ready\s*$"
+#: What images/init prints once the SSH server listens; the kernel may get a line in before the end of this one.
+READY = r"vmtests: ready\s*(?:$|\[)"
 
 #: How long a boot may take, and how long its console may say nothing, on real hardware.
 BOOT_SECONDS = 60.0

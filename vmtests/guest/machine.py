@@ -220,7 +220,7 @@ class Machine:
             backend = {"id": name, "size": size_bytes, "mem-path": path, "share": True}
             words += ["-object", option("memory-backend-file", backend)]
             if node == self.nodes:
-                words += ["-device", f"pc-dimm,memdev={name}"]
+                words += ["-device", f"pc-dimm,id={name}0,memdev={name}"]
             elif self.nodes > 1:
                 words += ["-numa", f"node,nodeid={node},{self._cpus_of(node)}memdev={name}"]
         return words

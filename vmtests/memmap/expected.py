@@ -6,6 +6,8 @@ kernel's config takes it from the `PageLayout`. A series whose source nobody has
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmtests.errors import HostFailure
@@ -199,12 +201,6 @@ def _folios(truth: RangeTruth, layout: PageLayout, facts: Facts, single: bytes) 
     stride = 1 << order
     if order < 2:
         raise HostFailure(f"what folios of order {order} must hold is not known: tails 1 and 2 keep their data")
-    stored = stride
-    if _optimized(truth, layout):
-        touched = range(truth.start_pfn // facts.section_pages, -(-truth.end_pfn // facts.section_pages))
-        if early := sorted(facts.early_sections.intersection(touched)):
-            raise HostFailure(f"what folios over boot memory (section {early[0]}) must hold is not known to vmtests")
-        stored = VMEMMAP_RESERVE_NR * (PAGE_SIZE // layout.size)
     flags = _flags(layout, facts)
     head = bytearray(single)
     at = _offset(layout, Role.PAGE, "flags")
@@ -215,16 +211,44 @@ def _folios(truth: RangeTruth, layout: PageLayout, facts: Facts, single: bytes) 
         _tail_2(layout, flags, order),
     )
 
-    def folios(first_pfn: int, units: int, pages: int) -> Segment:
+    def folios(first_pfn: int, units: int, pages: int, stored: int) -> Segment:
         rest = min(stored, pages) - len(first)
         tails = _tail(layout, Role.TAIL, flags, order, rest, {"mapping": layout.tail_mapping})
         return Segment(first_pfn, units, pages, (*first, tails))
 
-    whole, cut = divmod(truth.pages, stride)
-    segments = [folios(truth.first_pfn, whole, stride)] if whole else []
-    if cut:
-        segments.append(folios(truth.end_pfn - cut, 1, cut))
+    segments = []
+    for first_pfn, end_pfn, stored in _storage(truth, layout, facts):
+        whole, cut = divmod(end_pfn - first_pfn, stride)
+        if whole:
+            segments.append(folios(first_pfn, whole, stride, stored))
+        if cut:
+            segments.append(folios(end_pfn - cut, 1, cut, stored))
     return tuple(segments)
+
+
+def _storage(truth: RangeTruth, layout: PageLayout, facts: Facts) -> Iterator[tuple[int, int, int]]:
+    """Yield the range in parts: first pfn, end, and how many struct pages of a folio have memory of their own.
+
+    In a section that exists since boot they all have: its memmap is used as it is (mm/mm_init.c:1029-1048,
+    mm/sparse-vmemmap.c:854).
+    """
+    stride, section = 1 << truth.vmemmap_shift, facts.section_pages
+    if not _optimized(truth, layout):
+        yield truth.first_pfn, truth.end_pfn, stride
+        return
+    shared = VMEMMAP_RESERVE_NR * (PAGE_SIZE // layout.size)
+    first = truth.first_pfn
+    touched = range(first // section, -(-truth.end_pfn // section))
+    early = sorted(facts.early_sections.intersection(touched))
+    if early and (stride > section or first % stride):
+        raise HostFailure(
+            f"what folios of order {truth.vmemmap_shift} from pfn {first:#x} on must hold over boot memory (section "
+            f"{early[0]}) is not known to vmtests: they reach beyond it"
+        )
+    for is_early, numbers in itertools.groupby(touched if early else [touched[-1]], facts.early_sections.__contains__):
+        end = min(truth.end_pfn, (list(numbers)[-1] + 1) * section)
+        yield first, end, stride if is_early else shared
+        first = end
 
 
 def _optimized(truth: RangeTruth, layout: PageLayout) -> bool:
