@@ -47,16 +47,12 @@ def test_lost_events_are_an_error() -> None:
 
 
 def test_two_binds_at_once_are_told_apart_by_their_tasks() -> None:
-    head, mark, entry, ret, bound = TRACE.splitlines(keepends=True)[1:]
+    head, mark, entry, end, _ = TRACE.splitlines(keepends=True)[1:]
     other = entry.replace("sh-101", "sh-102").replace("12.345678", "12.500000").replace("nr=26214400", "nr=524288")
-    first, second = trace.calls(
-        trace.events(
-            "".join([head, mark, entry, other, ret, bound])
-            + ret.replace("sh-101", "sh-102").replace("13.345678", "14.500000")
-        )
-    )
-    assert (first.arguments["nr"], first.duration) == (26214400, 10**9)
-    assert (second.arguments["nr"], second.duration) == (524288, 2 * 10**9)
+    other_end = end.replace("sh-101", "sh-102").replace("13.345678", "12.750000")
+    first, second = trace.calls(trace.events("".join([head, mark, entry, other, other_end, end])))
+    assert (first.arguments["nr"], first.duration) == (524288, 250_000_000)
+    assert (second.arguments["nr"], second.duration) == (26214400, 10**9)
 
 
 def test_a_second_entry_of_one_task_is_an_error() -> None:
