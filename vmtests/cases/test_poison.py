@@ -13,8 +13,9 @@ from vmtests.run.run import Run
 #: One memmap on the device, one in RAM.
 QUICK = ("fsdax-dev", "devdax-2m-mem")
 
-#: map=mem takes 1.6 GB of it for 100 GB; all that is free of it gets overwritten.
-MEMORY_BYTES = 4 << 30
+#: Memmaps of 1.6 GB for 100 GB, all in RAM; the other kinds need less. All that is free of it gets overwritten.
+LARGE = ("fsdax-mem", "devdax-4k-mem")
+MEMORY_BYTES = {kind.id: (4 if kind.id in LARGE else 2) << 30 for kind in KINDS}
 
 #: What of the memmap must have lain in overwritten memory: between the poison and the bind, the guest frees some more.
 POISONED = 0.95
@@ -25,7 +26,7 @@ POISONED = 0.95
 )
 def test_first_bind(run: Run, kernel_name: str, kind: NamespaceSpec) -> None:
     """What is overwritten: for map=dev the NVDIMM where the memmap will lie, for map=mem all of the free RAM."""
-    with run.bench(kernel_name, kind, 0, memory_bytes=MEMORY_BYTES) as bench:
+    with run.bench(kernel_name, kind, 0, memory_bytes=MEMORY_BYTES[kind.id]) as bench:
         result = bench.check_memmap(bench.create_namespace(over_poison=True))
         if result.pages_poisoned < POISONED * result.pages_expected:
             raise KernelFailure(

@@ -52,7 +52,7 @@ def poison_free(access: Access, memory: PhysicalMemory, *, everywhere: bool = Fa
     """
     if switch := minds(access):
         nothing = np.empty(0, dtype=np.int64)
-        return Poison(PATTERN, nothing, nothing, nothing.astype(bool), by_kernel=switch)
+        return Poison(PATTERN, nothing, nothing, by_kernel=switch)
     with access.stopped():
         parts = [_per_cpu(access), *(_buddies(access, memory, region) for region in memory.regions)]
         free = np.unique(np.concatenate(parts))
@@ -65,7 +65,7 @@ def poison_free(access: Access, memory: PhysicalMemory, *, everywhere: bool = Fa
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             for address in range(start, end, len(block)):
                 memory.write(address, block[: min(len(block), end - address)])
-    return Poison(PATTERN, starts, ends, np.ones(len(starts), dtype=bool))
+    return Poison(PATTERN, starts, ends, free=np.ones(len(starts), dtype=bool))
 
 
 def _buddies(access: Access, memory: PhysicalMemory, region: Region) -> NDArray[np.int64]:

@@ -32,16 +32,16 @@ class Poison:
     Args:
         pattern: the byte.
         starts, ends: the ranges.
-        free: whether they were free memory of the guest, which may hand it out and get it back before the bind; then
-            a struct page that nobody initialises need not hold the pattern any more.
         by_kernel: the kernel's own switch that overwrites all memory that it hands out; then there is no need for ours.
+        free: for each range, whether it was free memory of the guest, which may hand it out and get it back before the
+            bind; then a struct page that nobody initialises need not hold the pattern any more. None: no range was.
     """
 
     pattern: bytes
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
-    free: NDArray[np.bool_]
     by_kernel: str | None = None
+    free: NDArray[np.bool_] | None = None
 
     def covers(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell for each page at these addresses whether it was overwritten."""
@@ -54,7 +54,8 @@ class Poison:
         if not len(self.starts):
             return np.zeros(len(frames), dtype=bool)
         index = self._index(frames)
-        return self._inside(frames, index) & ~self.free[index]
+        inside = self._inside(frames, index)
+        return inside if self.free is None else inside & ~self.free[index]
 
     def _index(self, frames: NDArray[np.int64]) -> NDArray[np.intp]:
         return np.maximum(np.searchsorted(self.starts, frames, side="right") - 1, 0)
@@ -68,8 +69,12 @@ class Poison:
         order = np.argsort(np.concatenate((self.starts, other.starts)))
         starts = np.concatenate((self.starts, other.starts))[order]
         ends = np.concatenate((self.ends, other.ends))[order]
-        free = np.concatenate((self.free, other.free))[order]
-        return Poison(self.pattern, starts, ends, free, self.by_kernel or other.by_kernel)
+        free = np.concatenate([_each(one) for one in (self, other)])[order]
+        return Poison(self.pattern, starts, ends, self.by_kernel or other.by_kernel, free)
+
+
+def _each(one: Poison) -> NDArray[np.bool_]:
+    return np.zeros(len(one.starts), dtype=bool) if one.free is None else one.free
 
 
 def altmap_area(start: int, end: int, layout: PageLayout) -> tuple[int, int]:
@@ -98,4 +103,4 @@ def poison(memory: PhysicalMemory, first: int, end: int, pattern: bytes = PATTER
         memory.write(address, block[: min(_BLOCK, end - address)])
     if memory.read(end - PAGE_SIZE, PAGE_SIZE) != pattern * PAGE_SIZE:
         raise HostFailure(f"the guest's memory at {end - PAGE_SIZE:#x} does not hold what was just written there")
-    return Poison(pattern, np.array([first]), np.array([end]), np.array([False]))
+    return Poison(pattern, np.array([first], dtype=np.int64), np.array([end], dtype=np.int64))
