@@ -82,6 +82,7 @@ def test_an_untouched_page_in_memory_that_was_free_may_hold_anything(tmp_path: P
     guest.write(at(BASE + 1, 8), PGMAP.to_bytes(8, "little"))
     elsewhere = replace(applied, starts=applied.starts - (1 << 30), ends=applied.ends - (1 << 30))
     both = elsewhere.and_also(replace(applied, free=np.array([True])))
+    assert both.free is not None
     assert both.free.tolist() == [False, True]
     result = check(guest.access(), FSDAX, node=0, poison=both)
     assert (result.mismatches, result.pages_poisoned) == (0, 3072)
