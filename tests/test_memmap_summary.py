@@ -49,8 +49,11 @@ def rendered(folder: Path, *entries: FlipEntry | MemmapEntry) -> str:
 def test_flips_are_summed_for_each_kernel(tmp_path: Path) -> None:
     other = replace(FLIPS, namespace="fsdax-mem", found=999, invented=2)
     said = rendered(tmp_path, FLIPS, other, replace(FLIPS, kernel="patched"))
-    assert "base: the check found 1,999 of 2,000 flipped bits in 2 kinds, and reported 2 that nobody flipped" in said
-    assert "patched: the check found 1,000 of 1,000 flipped bits in 1 kinds\n" in said
+    assert (
+        "base: the check found 1,999 of 2,000 flipped bits in 2 kinds of namespace, and reported 2 that nobody flipped"
+        in said
+    )
+    assert "patched: the check found 1,000 of 1,000 flipped bits in 1 kind of namespace\n" in said
 
 
 def test_what_was_not_checked_is_said(tmp_path: Path) -> None:

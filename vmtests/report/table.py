@@ -96,7 +96,8 @@ def flips(entries: Sequence[FlipEntry]) -> str:
         found, flipped, invented = (sum(getattr(one, name) for one in mine) for name in ("found", "flips", "invented"))
         more = f", and reported {invented} that nobody flipped" if invented else ""
         kinds = len({one.namespace for one in mine})
-        lines.append(f"{kernel}: the check found {found:,} of {flipped:,} flipped bits in {kinds} kinds{more}")
+        where = f"{kinds} kind{'s' if kinds > 1 else ''} of namespace"
+        lines.append(f"{kernel}: the check found {found:,} of {flipped:,} flipped bits in {where}{more}")
     return "\n".join(lines)
 
 
