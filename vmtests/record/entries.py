@@ -139,7 +139,8 @@ class ComparisonEntry(Entry):
 
     `ci_low` and `ci_high` bound the ratio at `confidence`. `noise_floor` is what two boots of one kernel differ by,
     `smallest_visible` the slowdown that this run could have seen, both as fractions. `sign_flip_p` is the exact test
-    beside the interval. A pair is dropped when a boot died in it or left samples out.
+    beside the interval. A pair is dropped when a boot died in it or left samples out. `emulated` marks time by the wall
+    clock under TCG, which is not comparable with hardware.
     """
 
     list_name: ClassVar[str] = "comparisons"
@@ -161,6 +162,7 @@ class ComparisonEntry(Entry):
     confidence: float | None = None
     sign_flip_p: float | None = None
     dropped_pairs: int = 0
+    emulated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,24 +6,26 @@ import datetime
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from vmtests import host, image, kernel
-from vmtests.errors import ExitCode, HostFailure, UsageError
+from vmtests.errors import ExitCode, HostFailure, UsageError, VmtestsError
 from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
 from vmtests.kernel import Kernel, Recipe
 from vmtests.memmap import Oracle
 from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
-from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
+from vmtests.record import BindEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
 from vmtests.report import words
 from vmtests.report.progress import Progress
+from vmtests.run import verdicts
 from vmtests.run.bench import Bench
 from vmtests.run.options import Options
-from vmtests.timing import dmesg, verdict
+from vmtests.run.pairs import Pairs
+from vmtests.timing import dmesg
 from vmtests.timing.probes import armed
 
 #: RAM of a guest; a namespace with map=mem needs more where it is large.
@@ -45,6 +47,8 @@ class Run:
         self.record = RecordWriter(_folder(options), argv=argv, seed=options.run_seed())
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
+        self._unbuildable: dict[str, VmtestsError] = {}
+        self.pairs = Pairs(options)
         self._announced = False
         self._guests = 0
         Workspace.sweep()
@@ -75,11 +79,14 @@ class Run:
         self.check_host()
         base = self.kernel(self.options.kernel_names()[0])
         with self.progress.task("proving the accelerator"):
-            return host.accelerator(base.image, self.image.path, self.options.accel)
+            wanted = "tcg" if self.options.counts else self.options.accel
+            return host.accelerator(base.image, self.image.path, wanted)
 
     @cached_property
     def clock(self) -> str:
         """ "wall" where time means something, "icount" where only instructions do."""
+        if self.options.counts:
+            return "icount"
         if self.options.clock != "auto":
             return self.options.clock
         return "wall" if self.accelerator.name == "kvm" else "icount"
@@ -89,10 +96,16 @@ class Run:
         self._recipes[recipe.name] = recipe
 
     def kernel(self, name: str) -> Kernel:
-        """Return a kernel, built at its first use."""
+        """Return a kernel, built at its first use; one that cannot be built is not tried again."""
+        if name in self._unbuildable:
+            raise self._unbuildable[name]
         if name not in self._kernels:
-            with self.progress.task(f"kernel {name}") as update:
-                built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
+            try:
+                with self.progress.task(f"kernel {name}") as update:
+                    built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
+            except VmtestsError as error:
+                self._unbuildable[name] = error
+                raise
             self._kernels[name] = built
             self.record.add(
                 KernelEntry(
@@ -268,37 +281,44 @@ class Run:
             file.write(f"{test}\n{text}\n\n")
         self.record.add_evidence("failure", path)
 
-    def compare(self) -> None:
-        """Hold every kernel against the first one, for each namespace and metric; a gate's limit is then the band."""
-        limit = self.options.max_regression
-        found = verdict.compare_all(
-            self.record.entries(BindEntry),
-            self.options.kernel_names(),
-            self.clock,
-            band=verdict.BAND if limit is None else limit,
-        )
-        self.record.add(*found)
+    def prepare(self) -> None:
+        """Build all kernels before the first boot, so that nothing comes between the boots of a pair.
+
+        One that cannot be built fails its own tests.
+        """
+        for name in self.options.kernel_names():
+            with suppress(VmtestsError):
+                self.kernel(name)
+
+    def needs(self, boot: int) -> bool:
+        """Return whether the pair of boots with this number is to run; ask before each boot."""
+        try:
+            return self.pairs.needed(boot, self.clock, self.record.entries(BindEntry))
+        except VmtestsError as error:
+            # The first boot fails by it, in a test of its own.
+            self.pairs.ended = error.message
+            return boot == 0
 
     def verdicts(self) -> list[ExitCode]:
-        """Return what the timing adds to the run's exit code; nothing, unless a gate was asked for."""
+        """Return what the timing adds to the run's exit code; without a gate that is only what a broken rig adds."""
+        limit = self.options.max_regression
         if not self.record.entries(BindEntry):
-            return [] if self.options.max_regression is None else [ExitCode.NO_VERDICT]
+            return [] if limit is None else [ExitCode.NO_VERDICT]
+        failures = verdicts.trouble(self.record, self.options)
         try:
-            self.compare()
+            emulated = self.accelerator.name == "tcg"
+            verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun)
         except UsageError as error:
             self.note_failure("timing", str(error))
-        limit = self.options.max_regression
-        if limit is None:
-            return []
-        judged = [one for one in self.record.entries(ComparisonEntry) if one.metric == "rebind"]
-        wanted = len({bind.namespace for bind in self.record.entries(BindEntry)}) * (
-            len(self.options.kernel_names()) - 1
-        )
-        missing = [ExitCode.NO_VERDICT] if len(judged) < max(wanted, 1) else []
-        return [verdict.gate(one, limit) for one in judged] + missing
+        for failure in failures:
+            self.note_failure("timing", str(failure))
+            self.record.rig_trouble.append(failure.message)
+        return [*(failure.exit_code for failure in failures), *verdicts.gate(self.record, self.options)]
 
     def save(self, code: int) -> Path:
         """Write the record."""
+        if self.pairs.begun:
+            self.record.note_pairs(self.pairs.begun, self.pairs.ended)
         return self.record.save(code)
 
     def close(self) -> None:

@@ -46,6 +46,11 @@ class Boots:
         return np.array(list(self.values.values()), dtype=float)
 
     @property
+    def per_page(self) -> dict[int, float]:
+        """Nanoseconds or instructions for each page, by the boot's number."""
+        return {number: math.exp(value) for number, value in self.values.items()}
+
+    @property
     def unit(self) -> str:
         """The unit that people read."""
         return "instructions/page" if self.clock == "icount" else "ms"
@@ -83,6 +88,17 @@ def per_boot(binds: Sequence[BindEntry], kernel: str, namespace: str, clock: str
         if chosen and len(rebinds) == fullest:
             values[number] = statistics.median(math.log(bind.duration_ns / pages) for bind in chosen)
     return Boots(kernel, namespace, clock, metric, pages, values, frozenset(mine))
+
+
+def whole_pairs(binds: Sequence[BindEntry], kernels: Sequence[str]) -> set[int]:
+    """Return the numbers of the pairs in which each of the kernels left binds, as many as the others, everywhere."""
+    whole: list[set[int]] = []
+    for namespace in dict.fromkeys(bind.namespace for bind in binds):
+        boots = _boots(binds, namespace)
+        fullest = max((len(_rebinds(boot)) for boot in boots.values()), default=0)
+        for kernel in kernels:
+            whole.append({number for (name, number), boot in boots.items() if name == kernel and len(boot) > fullest})
+    return set.intersection(*whole) if whole else set()
 
 
 def _boots(binds: Sequence[BindEntry], namespace: str) -> dict[tuple[str, int], dict[int, BindEntry]]:
