@@ -24,6 +24,7 @@ from vmtests.run.options import Options, parse_duration, parse_percent, parse_si
 if TYPE_CHECKING:
     from vmtests.run.bench import Bench
     from vmtests.run.run import Run
+    from vmtests.run.sealed import SealedBench
 
 _CASES = Path(__file__).parent / "cases"
 _RUN = pytest.StashKey["Run"]()
@@ -260,6 +261,15 @@ def bench(request: pytest.FixtureRequest, run: Run) -> Iterator[Bench]:
     run.needs(boot)
     with run.bench(kernel, spec, boot, timed=True) as ready:
         yield ready
+
+
+@pytest.fixture
+def sealed(request: pytest.FixtureRequest, run: Run) -> SealedBench:
+    """One boot of one kernel on the sealed rig, still to be done."""
+    kernel, spec, boot = request.param
+    run.prepare()
+    run.needs(boot)
+    return run.sealed(kernel, spec, boot)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -84,7 +84,7 @@ class BindEntry(Entry):
 
     `index` 0 is the bind that making the namespace causes. `pages` is what the kernel says that it initialised.
     `duration_ns` counts instructions when `clock` is "icount". `tsc` is the difference of raw time stamp counters.
-    The times of the sysfs writes are None where no write of ours caused the bind.
+    The times of the sysfs writes are None where no write of ours caused the bind. `rig` is its guest's.
     """
 
     list_name: ClassVar[str] = "binds"
@@ -100,6 +100,7 @@ class BindEntry(Entry):
     unbind_write_ns: int | None
     clock: str
     poisoned: bool
+    rig: str = "ssh"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from vmtests.run import verdicts
 from vmtests.run.bench import Bench
 from vmtests.run.options import Options
 from vmtests.run.pairs import Pairs
+from vmtests.run.sealed import SealedBench
 from vmtests.timing import dmesg
 from vmtests.timing.probes import armed
 
@@ -120,15 +121,15 @@ class Run:
             )
         return self._kernels[name]
 
-    def machine(self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES) -> Machine:
-        """Return the guest's machine for this host; instructions are only counted where something is timed."""
+    def machine(self, *, counted: bool = False, memory_bytes: int = MEMORY_BYTES) -> Machine:
+        """Return the guest's machine for this host; `counted`: its clock counts instructions."""
         return Machine(
             accelerator=self.accelerator.name,
             cpu_model=self.options.cpu_model,
             # With two, QEMU's translator can lose a race against the kernel patching its own code ("Oops: int3").
             cpus=1 if self.accelerator.name == "tcg" else 2,
             memory_bytes=memory_bytes,
-            icount=timed and self.clock == "icount",
+            icount=counted,
         )
 
     def _announce(self, spec: NamespaceSpec) -> None:
@@ -137,7 +138,7 @@ class Run:
             self.progress.say(
                 f"vmtests: {self.accelerator.name} ({self.accelerator.reason}), {self.options.cpu_model}, "
                 f"QEMU {self.host.qemu_version}, kernels {' '.join(self.options.kernel_names())}, "
-                f"{words.size(self.options.pmem_size)} {spec.id}, clock {self.clock}"
+                f"{words.size(self.options.pmem_size)} {spec.id}, clock {self.clock}, rig {self.options.rig}"
             )
 
     @contextmanager
@@ -147,7 +148,7 @@ class Run:
         number: int,
         *,
         append: Sequence[str] = (),
-        timed: bool = False,
+        counted: bool = False,
         memory_bytes: int = MEMORY_BYTES,
     ) -> Iterator[Guest]:
         """Boot a kernel; the guest is gone when the block is left.
@@ -156,18 +157,15 @@ class Run:
             name: the kernel's.
             number: which boot of this kernel it is, from 0.
             append: more words for its command line.
-            timed: whether something is timed in it.
+            counted: whether its clock counts instructions.
             memory_bytes: its RAM.
         """
-        built, machine = self.kernel(name), self.machine(timed=timed, memory_bytes=memory_bytes)
-        self._guests += 1
-        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
-        folder.mkdir()
+        built, machine = self.kernel(name), self.machine(counted=counted, memory_bytes=memory_bytes)
         with ExitStack() as stack:
+            folder = stack.enter_context(self.evidence(name))
             with self.progress.task(f"{name}: boot"):
                 guest = stack.enter_context(boot(built, self.image, machine, evidence=folder, append=append))
             self._note_guest(guest, number)
-            stack.callback(self._note_evidence, folder)
             yield guest
             guest.check_alive()
             self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
@@ -181,6 +179,7 @@ class Run:
         *,
         pmem_size: int | None = None,
         timed: bool = False,
+        clock: str | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
@@ -191,12 +190,14 @@ class Run:
             number: which boot of this kernel it is, from 0.
             pmem_size: bytes; what the options say by default.
             timed: whether its binds are samples of the run's timing.
+            clock: of its binds; by default the run's where they are samples, else "wall".
             memory_bytes: the guest's RAM, where the memmap of map=mem goes.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
+        clock = clock or (self.clock if timed else "wall")
         self._announce(spec)
         with ExitStack() as stack:
-            guest = stack.enter_context(self.guest(name, number, timed=timed, memory_bytes=memory_bytes))
+            guest = stack.enter_context(self.guest(name, number, counted=clock == "icount", memory_bytes=memory_bytes))
             oracle = stack.enter_context(Oracle.attach(guest))
             probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
             backing = stack.enter_context(
@@ -214,10 +215,15 @@ class Run:
                 record=self.record,
                 progress=self.progress,
                 boot=number,
-                clock=self.clock if timed else "wall",
+                clock=clock,
                 rebinds=self.options.rebinds,
                 timed=timed,
             )
+
+    def sealed(self, name: str, spec: NamespaceSpec, number: int) -> SealedBench:
+        """Return the bench of one boot on the sealed rig; parameters as for `bench`."""
+        self._announce(spec)
+        return SealedBench(self, name, spec, number, self.options.pmem_size)
 
     @contextmanager
     def in_turns(
@@ -247,18 +253,34 @@ class Run:
 
             yield lend
 
-    def _note_guest(self, guest: Guest, number: int) -> None:
+    @contextmanager
+    def evidence(self, name: str) -> Iterator[Path]:
+        """Yield a folder for what a guest of this kernel leaves; in the end the record gets all that is in it."""
+        self._guests += 1
+        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            for path in sorted(folder.iterdir()):
+                self.record.add_evidence(path.stem, path)
+
+    def note_host(self, machine: Machine, cpu_warnings: tuple[str, ...]) -> None:
+        """Note the host, and what its accelerator lacks of the guests' CPU model."""
         self.record.set_host(
             HostEntry(
                 accelerator=self.accelerator.name,
                 accelerator_reason=self.accelerator.reason,
-                cpu_model=guest.machine.cpu_model,
-                missing_cpu_features=guest.cpu_warnings,
+                cpu_model=machine.cpu_model,
+                missing_cpu_features=cpu_warnings,
                 qemu_version=self.host.qemu_version,
                 cpus=self.host.cpus,
                 memory_bytes=self.host.memory_bytes,
             )
         )
+
+    def _note_guest(self, guest: Guest, number: int) -> None:
+        self.note_host(guest.machine, guest.cpu_warnings)
         self.record.add(
             GuestEntry(
                 kernel=guest.kernel.name,
@@ -269,10 +291,6 @@ class Run:
                 seconds_to_first_command=round(guest.seconds_to_first_command, 3),
             )
         )
-
-    def _note_evidence(self, folder: Path) -> None:
-        for path in sorted(folder.iterdir()):
-            self.record.add_evidence(path.stem, path)
 
     def note_failure(self, test: str, text: str) -> None:
         """Keep the text of a failed test beside the record."""
@@ -304,7 +322,7 @@ class Run:
         limit = self.options.max_regression
         if not self.record.entries(BindEntry):
             return [] if limit is None else [ExitCode.NO_VERDICT]
-        failures = verdicts.trouble(self.record, self.options)
+        failures = verdicts.trouble(self.record)
         try:
             emulated = self.accelerator.name == "tcg"
             verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun)

@@ -31,16 +31,14 @@ def compare(record: RecordWriter, options: Options, clock: str, *, emulated: boo
         clock,
         band=verdict.BAND if limit is None else limit,
         planned=pairs,
-        guests=options.rig,
     )
     record.add(*(replace(one, emulated=emulated and clock == "wall") for one in found))
 
 
-def trouble(record: RecordWriter, options: Options) -> list[HostFailure]:
+def trouble(record: RecordWriter) -> list[HostFailure]:
     """Return a failure for each kernel whose boots do not count alike: the rig's, never the kernel's."""
-    binds = record.entries(BindEntry)
     try:
-        return [HostFailure(str(one)) for one in rig.check(binds, options.rig)]
+        return [HostFailure(str(one)) for one in rig.check(record.entries(BindEntry))]
     except UsageError:  # they cannot be compared, as `compare` says too
         return []
 

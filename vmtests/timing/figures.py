@@ -115,7 +115,7 @@ def _key(record: Record, host: HostEntry, kernel: KernelEntry, space: NamespaceE
         "cpu_model": host.cpu_model,
         "qemu": host.qemu_version,
         "machine": " ".join(sorted({_machine(guest.argv) for guest in guests})),
-        "rig": " ".join(sorted({guest.rig for guest in guests})),
+        "rig": " ".join(sorted({bind.rig for bind in record.entries(BindEntry) if bind.kernel == kernel.name})),
         "namespace": space.id,
         "size_bytes": str(space.size_bytes),
         "pages": str(pages),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmtests.errors import KernelFailure
@@ -114,20 +114,45 @@ class Rebinder:
         return [self._bind(index, one, poisoned=poisoned) for index, one in enumerate(seen, start=first)]
 
     def _bind(self, index: int, seen: Seen, *, poisoned: bool) -> Bind:
-        marks = self.probes.marks
-        unbind, unbound, bind, bound = (marks.get(f"{word} {index}") for word in ("unbind", "unbound", "bind", "bound"))
-        entry = BindEntry(
+        return bind_of(
+            seen,
+            self.probes.marks,
             kernel=self.guest.kernel.name,
             boot=self.boot,
             namespace=self.namespace.id,
             index=index,
-            pages=seen.pages,
-            pr_debug_ms=seen.pr_debug_ms,
-            duration_ns=seen.tsc if self.clock == "icount" else seen.duration_ns,
-            tsc=seen.tsc,
-            bind_write_ns=None if bind is None or bound is None else bound - bind,
-            unbind_write_ns=None if unbind is None or unbound is None else unbound - unbind,
             clock=self.clock,
             poisoned=poisoned,
         )
-        return Bind(index, seen.truth, entry)
+
+
+def bind_of(
+    seen: Seen,
+    marks: Mapping[str, int],
+    *,
+    kernel: str,
+    boot: int,
+    namespace: str,
+    index: int,
+    clock: str,
+    poisoned: bool = False,
+    rig: str = "ssh",
+) -> Bind:
+    """Return one call and the marks of the sysfs writes around it as a bind; names as in BindEntry."""
+    unbind, unbound, bind, bound = (marks.get(f"{word} {index}") for word in ("unbind", "unbound", "bind", "bound"))
+    entry = BindEntry(
+        kernel=kernel,
+        boot=boot,
+        namespace=namespace,
+        index=index,
+        pages=seen.pages,
+        pr_debug_ms=seen.pr_debug_ms,
+        duration_ns=seen.tsc if clock == "icount" else seen.duration_ns,
+        tsc=seen.tsc,
+        bind_write_ns=None if bind is None or bound is None else bound - bind,
+        unbind_write_ns=None if unbind is None or unbound is None else unbound - unbind,
+        clock=clock,
+        poisoned=poisoned,
+        rig=rig,
+    )
+    return Bind(index, seen.truth, entry)

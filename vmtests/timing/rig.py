@@ -32,21 +32,23 @@ class Broken:
         return self.text
 
 
-def check(binds: Sequence[BindEntry], rig: str) -> tuple[Broken, ...]:
+def check(binds: Sequence[BindEntry]) -> tuple[Broken, ...]:
     """Return the kernels and namespaces whose boots differ by more than the rig allows, each once.
 
-    Args:
-        binds: counted ones; those that were timed or poisoned are no concern of this check.
-        rig: "ssh" or "sealed".
+    Binds that were timed or poisoned are no concern of this check.
+
+    Raises:
+        UsageError: the binds of one kernel are no series.
     """
     counted = [bind for bind in binds if bind.clock == "icount" and not bind.poisoned]
     series = dict.fromkeys((bind.kernel, bind.namespace) for bind in counted)
-    found = (next(_disagreements(counted, *one, rig), None) for one in series)
+    found = (next(_disagreements(counted, *one), None) for one in series)
     return tuple(one for one in found if one is not None)
 
 
-def _disagreements(binds: Sequence[BindEntry], kernel: str, namespace: str, rig: str) -> Iterator[Broken]:
+def _disagreements(binds: Sequence[BindEntry], kernel: str, namespace: str) -> Iterator[Broken]:
     chosen = [bind for bind in binds if (bind.kernel, bind.namespace) == (kernel, namespace)]
+    rig = chosen[0].rig
     by_what: dict[str, dict[int, int]]
     if TOLERANCES[rig]:
         boots = per_boot(chosen, kernel, namespace, "icount", "rebind")

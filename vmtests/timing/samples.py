@@ -119,6 +119,8 @@ def _pages(binds: Sequence[BindEntry], clock: str) -> int:
     clocks, pages = {bind.clock for bind in binds}, {bind.pages for bind in binds}
     if clocks != {clock}:
         raise UsageError(f"{name}: binds by the clock {_list(clocks)} where {clock} alone was expected")
+    if len(rigs := {bind.rig for bind in binds}) > 1:
+        raise UsageError(f"{name}: binds of the rigs {_list(rigs)}, they are not one series")
     if len(pages) > 1:
         raise UsageError(f"{name}: the binds initialised {_list(pages)} pages, they are not one series")
     if not all(bind.duration_ns and bind.pages for bind in binds):

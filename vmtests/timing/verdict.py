@@ -46,7 +46,6 @@ def compare_all(
     metrics: Sequence[Metric] = METRICS,
     band: float = BAND,
     planned: int | None = None,
-    guests: str = "ssh",
 ) -> list[ComparisonEntry]:
     """Compare every kernel with the first, in each namespace and by each metric that has a whole pair of boots.
 
@@ -57,13 +56,12 @@ def compare_all(
         metrics: which to compare.
         band: a change whose interval lies inside 1 +- this is "same"; a gate's limit, if there is one.
         planned: how many pairs were begun, so that one of which neither boot left a bind is counted as dropped too.
-        guests: the rig that counted, "ssh" or "sealed".
 
     Raises:
         UsageError: as `samples.pair` does.
     """
     found = []
-    distrusted = {(one.kernel, one.namespace) for one in rig.check(binds, guests)}
+    distrusted = {(one.kernel, one.namespace) for one in rig.check(binds)}
     for metric in metrics:
         together = family(binds, kernels, clock, metric)
         judged = [None] * len(together) if clock == "icount" else judge(together, band)
