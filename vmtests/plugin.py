@@ -269,7 +269,7 @@ def sealed(request: pytest.FixtureRequest, run: Run) -> SealedBench:
     kernel, spec, boot = request.param
     run.prepare()
     run.needs(boot)
-    return run.sealed(kernel, spec, boot)
+    return run.sealed(kernel, spec, boot, timed=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -327,5 +327,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("vmtests")
     colour = terminalreporter.hasmarkup
     terminalreporter.write_line(
-        summary.render(run.record, width=max(100, terminalreporter._tw.fullwidth), colour=colour)
+        summary.render(run.record, width=max(120, terminalreporter._tw.fullwidth), colour=colour)
     )

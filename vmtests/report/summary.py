@@ -21,11 +21,8 @@ def render(record: RecordWriter, *, width: int, colour: bool) -> str:
     parts = []
     if binds:
         comparisons = record.entries(ComparisonEntry)
-        parts.append(
-            table.render(
-                table.timing(binds, [kernel.name for kernel in record.entries(KernelEntry)]), width=width, colour=colour
-            )
-        )
+        kernels = [kernel.name for kernel in record.entries(KernelEntry)]
+        parts.append(table.render(table.timing(binds, kernels), width=width, colour=colour))
         if comparisons:
             parts.append(table.render(table.verdicts(comparisons), width=width, colour=colour))
         parts += record.rig_trouble

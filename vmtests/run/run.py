@@ -123,11 +123,13 @@ class Run:
 
     def machine(self, *, counted: bool = False, memory_bytes: int = MEMORY_BYTES) -> Machine:
         """Return the guest's machine for this host; `counted`: its clock counts instructions."""
+        # Whatever else runs here, instructions are counted by TCG.
+        accelerator = "tcg" if counted else self.accelerator.name
         return Machine(
-            accelerator=self.accelerator.name,
+            accelerator=accelerator,
             cpu_model=self.options.cpu_model,
             # With two, QEMU's translator can lose a race against the kernel patching its own code ("Oops: int3").
-            cpus=1 if self.accelerator.name == "tcg" else 2,
+            cpus=1 if accelerator == "tcg" else 2,
             memory_bytes=memory_bytes,
             icount=counted,
         )
@@ -220,10 +222,12 @@ class Run:
                 timed=timed,
             )
 
-    def sealed(self, name: str, spec: NamespaceSpec, number: int) -> SealedBench:
+    def sealed(
+        self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None, timed: bool = False
+    ) -> SealedBench:
         """Return the bench of one boot on the sealed rig; parameters as for `bench`."""
         self._announce(spec)
-        return SealedBench(self, name, spec, number, self.options.pmem_size)
+        return SealedBench(self, name, spec, number, pmem_size or self.options.pmem_size, timed)
 
     @contextmanager
     def in_turns(

@@ -33,7 +33,7 @@ class SealedBench:
     spec: NamespaceSpec
     boot: int
     pmem_size: int
-    timed: bool = True
+    timed: bool
 
     @property
     def rebinds(self) -> int:
@@ -41,7 +41,7 @@ class SealedBench:
         return self.run.options.rebinds
 
     def rebind(self, times: int) -> tuple[Bind, ...]:
-        """Boot, bind `times` times after the first bind, and return all binds, the first with index 0."""
+        """Boot, bind `times` times after the first bind, which is no sample here, and return these binds."""
         run, built = self.run, self.run.kernel(self.kernel)
         prepared = self._prepared()
         if built.vmlinux is None:

@@ -15,7 +15,7 @@ from typing import Any
 from vmtests.errors import UsageError
 from vmtests.record import BindEntry, ComparisonEntry, HostEntry, KernelEntry, NamespaceEntry, Record
 from vmtests.timing import effect, rig, verdict
-from vmtests.timing.samples import METRICS, Boots, Metric, pair, per_boot
+from vmtests.timing.samples import METRICS, Boots, Metric, namespaces, pair, per_boot
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _Side:
             host=host,
             rigs=" ".join(sorted({bind.rig for bind in binds})),
             kernels={kernel.name: kernel for kernel in record.entries(KernelEntry) if kernel.name in ran},
-            namespaces={space.id: space for space in record.entries(NamespaceEntry)},
+            namespaces=namespaces(record.entries(NamespaceEntry), binds),
         )
 
     def boots(self, kernel: str, namespace: str, metric: Metric) -> Boots | None:

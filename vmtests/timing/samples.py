@@ -18,11 +18,28 @@ from typing import Any, Literal
 import numpy as np
 
 from vmtests.errors import UsageError
-from vmtests.record import BindEntry
+from vmtests.record import BindEntry, NamespaceEntry
 from vmtests.timing.effect import Floats
 
 Metric = Literal["first", "rebind"]
+#: x86-64.
+PAGE_BYTES = 4096
 METRICS: tuple[Metric, ...] = ("first", "rebind")
+
+
+def namespaces(spaces: Sequence[NamespaceEntry], binds: Sequence[BindEntry]) -> dict[str, NamespaceEntry]:
+    """Return the namespaces of the binds by their id.
+
+    Other tests of a run make namespaces of the same kind and other sizes: the one that was bound is the smallest that
+    has room for the pages.
+    """
+    found = {}
+    for name in dict.fromkeys(bind.namespace for bind in binds):
+        least = max(bind.pages for bind in binds if bind.namespace == name) * PAGE_BYTES
+        fits = [space for space in spaces if space.id == name and space.size_bytes >= least]
+        if fits:
+            found[name] = min(fits, key=lambda space: space.size_bytes)
+    return found
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,8 @@ def whole_pairs(binds: Sequence[BindEntry], kernels: Sequence[str]) -> set[int]:
         boots = _boots(binds, namespace)
         fullest = max((len(_rebinds(boot)) for boot in boots.values()), default=0)
         for kernel in kernels:
-            whole.append({number for (name, number), boot in boots.items() if name == kernel and len(boot) > fullest})
+            found = {number for (name, number), boot in boots.items() if name == kernel and _rebinds(boot)}
+            whole.append({number for number in found if len(_rebinds(boots[kernel, number])) == fullest})
     return set.intersection(*whole) if whole else set()
 
 
