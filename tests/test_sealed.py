@@ -114,7 +114,7 @@ def test_samples_come_from_the_console(guests: Rig) -> None:
     assert {(entry.pages, entry.boot, entry.clock, entry.rig) for entry in entries} == {(257536, 3, "icount", "sealed")}
     assert (entries[0].bind_write_ns, entries[0].unbind_write_ns) == (14_200_211, 6000)
     assert binds[1].truth.pages == 257536
-    assert binds[2].truth.first_pfn == 1048576 + 4608
+    assert binds[1].truth.first_pfn == 1048576 + 4608
 
 
 def test_the_guest_is_left_alone(guests: Rig, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_kernel_arms_the_probes() -> None:
     ("says", "end", "failure", "message"),
     [
         (_BOOT + "vmtests: sealed: failed: bind 2\n", "exec sleep 60", KernelFailure, "failed: bind 2"),
-        (_BOOT + "[    1.7] BUG: kernel NULL pointer dereference, address: 0\n", "exec sleep 60", KernelFailure, "NULL"),
+        (_BOOT + "[    1.7] BUG: kernel NULL pointer dereference\n", "exec sleep 60", KernelFailure, "NULL pointer"),
         (_BOOT, "exit 0", KernelFailure, "reset itself"),
         (_BOOT, "exit 1", HostFailure, "QEMU ended with status 1"),
         (_BOOT + "vmtests: sealed: trace\nvmtests: sealed: log\nvmtests: sealed: done\n", "exec sleep 60", HostFailure,

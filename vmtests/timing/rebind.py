@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from vmtests.errors import KernelFailure
@@ -97,7 +98,8 @@ class Rebinder:
             device=self.namespace.device,
             driver=f"/sys/bus/nd/drivers/{self.namespace.driver}",
         )
-        result = self.guest.run(head + script, seconds=30 + 30 * count, check=False, line=line)
+        with self.guest.quiet() if self.clock == "icount" else nullcontext():
+            result = self.guest.run(head + script, seconds=30 + 30 * count, check=False, line=line)
         if result.status != 0:
             raise KernelFailure(
                 f"unbinding or binding {self.namespace.device} by {self.namespace.driver} failed in the guest",
