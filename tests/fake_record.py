@@ -80,7 +80,7 @@ def record(
     for name, boots in values.items():
         writer.add(dataclasses.replace(KERNEL, **({"name": name} | dict(kernel or {}))))  # type: ignore[arg-type]
         writer.add(dataclasses.replace(GUEST, kernel=name, rig=rig))
-        writer.add(*binds(name, boots, **({"namespace": space.id} | fields)))
+        writer.add(*binds(name, boots, **({"namespace": space.id, "rig": rig} | fields)))
     for name in wrong:
         writer.add(
             MemmapEntry(

@@ -38,7 +38,7 @@ COUNTS: dict[str, object] = {"values": {"base": [55.0]}, "clock": "icount"}
     [
         ({}, COUNTS, "the clocks differ: wall in .*one, icount in .*two"),
         ({}, {"namespace": {"id": "devdax-2m-mem"}}, "the namespaces differ: fsdax-dev in .*one, devdax-2m-mem in"),
-        ({}, {"namespace": {"size_bytes": 1 << 30}}, f"the namespaces fsdax-dev differ: .*size={100 << 30} in"),
+        ({}, {"namespace": {"size_bytes": 1 << 40}}, f"the namespaces fsdax-dev differ: .*size={100 << 30} in"),
         ({}, {"pages": 1 << 20}, f"the pages of fsdax-dev differ: {BIND.pages} in .*one, 1048576 in"),
         (COUNTS, COUNTS | {"host": {"qemu_version": "10.1"}}, "versions of QEMU differ: 7.2.22 in .*one, 10.1 in"),
         ({"values": {"a": QUIET, "b": QUIET}}, {"values": {"c": QUIET}}, "no kernel is in both .* has a b, .* has c"),
@@ -72,11 +72,36 @@ def test_a_namespace_that_only_one_has_is_left_out(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path / "more", argv=[], seed=1)
     document = dict(one.document)
     document["namespaces"] = [*document["namespaces"], dataclasses.replace(NAMESPACE, id="devdax-2m-mem").to_json()]
+    document["binds"] = [*document["binds"], dataclasses.replace(BIND, namespace="devdax-2m-mem").to_json()]
     writer.save(ExitCode.PASSED)
     (tmp_path / "more" / "run.json").write_text(json.dumps(document))
     assert any(
         "only one of the records has devdax-2m-mem" in text for text in compare(one, read(tmp_path / "more")).warnings
     )
+
+
+def test_a_namespace_of_another_size_that_a_test_made(tmp_path: Path) -> None:
+    """The record of a whole tier has namespaces of the same kind and other sizes: they are not what was timed."""
+    one, two = _two(tmp_path, {}, {})
+    sizes = [dataclasses.replace(NAMESPACE, size_bytes=size).to_json() for size in (4 << 30, 1 << 40)]
+    one.document["namespaces"] = [sizes[0], *one.document["namespaces"], sizes[1]]
+    assert [entry.verdict for entry in compare(one, two).entries] == ["same", "same"]
+
+
+def test_binds_of_two_rigs_are_no_series(tmp_path: Path) -> None:
+    one, two = _two(tmp_path, COUNTS, COUNTS)
+    one.document["binds"] = [
+        *one.document["binds"],
+        dataclasses.replace(BIND, clock="icount", rig="sealed", boot=1).to_json(),
+    ]
+    with pytest.raises(UsageError, match="binds of the rigs sealed and ssh"):
+        compare(one, two)
+
+
+def test_counts_of_a_broken_rig_are_not_compared(tmp_path: Path) -> None:
+    """Two boots of one kernel in the first record count differently: whatever the second says, there is no verdict."""
+    found = compare(*_two(tmp_path, {"values": {"base": [55.0, 55.01]}, "clock": "icount"}, COUNTS))
+    assert [entry.verdict for entry in found.entries] == ["no-verdict", "no-verdict"]
 
 
 def test_a_record_without_samples(tmp_path: Path) -> None:
@@ -136,6 +161,8 @@ def test_a_comparison_as_text(tmp_path: Path) -> None:
     here: dict[str, object] = {"values": {"base": [273.52] * 6, "patched": [246.14] * 6}}
     text = offline.comparison(compare(*_two(tmp_path, here, here | {"host": {"accelerator": "kvm"}})))
     assert text.startswith("warning: the accelerators differ: tcg in")
-    assert "fsdax-dev rebind, base: 273.5 ms -> 273.5 ms, +0.00 % [+0.00 %, +0.00 %]: same, sees 0 %" in text
+    assert (
+        "fsdax-dev rebind, base: 273.5 ms -> 273.5 ms, +0.00 % [+0.00 %, +0.00 %]: same, smallest visible: 0 %" in text
+    )
     assert "fsdax-dev rebind, patched against base: -10.01 %, then -10.01 % [+0.00 %, +0.00 %]: reproduced" in text
-    assert text.endswith("(wall)")
+    assert text.endswith("not comparable with hardware")

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+import paramiko
 import psutil
 import pytest
 
@@ -293,3 +294,12 @@ def test_no_room_for_the_memory(start: Booter, monkeypatch: pytest.MonkeyPatch) 
 def test_the_kernel_may_write_behind_readiness(line: str) -> None:
     assert re.search(READY, line)
     assert not re.search(READY, "vmtests: readying")
+
+
+def test_a_quiet_connection_sends_nothing_by_itself(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet of ours every ten seconds would be counted by a guest that counts instructions."""
+    seen: list[int] = []
+    monkeypatch.setattr(paramiko.Transport, "set_keepalive", lambda _, seconds: seen.append(seconds))
+    with guest.quiet():
+        assert seen == [0]
+    assert seen == [0, shell.KEEPALIVE_SECONDS]

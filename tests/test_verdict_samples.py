@@ -245,8 +245,18 @@ def test_a_gate_must_be_decided_before_the_run_ends() -> None:
 
 
 def test_a_kind_without_a_pair_is_not_clear() -> None:
-    binds = _run([10] * 6, [9] * 6) + _boot("base", 0, 50, [10] * 3, namespace="devdax-2m-mem")
-    assert not sequential.decide(binds, KERNELS, "wall", 6).stop
+    binds = _run([10] * 2, [9] * 2) + _boot("base", 0, 50, [10] * 3, namespace="devdax-2m-mem")
+    assert not sequential.decide(binds, KERNELS, "wall", 2, looks=(2, 12)).stop
+
+
+def test_a_lost_pair_is_bad_luck_and_three_in_a_row_are_not() -> None:
+    """Boots 2 to 4 of the patched kernel died: two of them may be bad luck, the third ends the run."""
+    binds = [bind for bind in _run([10] * 5, [9] * 5) if bind.kernel == "base" or bind.boot < 2]
+    assert not sequential.decide([bind for bind in binds if bind.boot < 4], KERNELS, "wall", 4).stop
+    found = sequential.decide(binds, KERNELS, "wall", 5)
+    assert found.stop
+    assert "last 3 pairs have lost a boot" in found.reason
+    assert sequential.decide([], KERNELS, "wall", 3).stop
 
 
 def test_counts_look_once() -> None:

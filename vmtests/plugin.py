@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -19,18 +19,23 @@ import pytest
 from vmtests import errors
 from vmtests.errors import ExitCode, UsageError, VmtestsError
 from vmtests.run import plan
-from vmtests.run.options import Options, parse_percent, parse_size, whole_number
+from vmtests.run.options import Options, parse_duration, parse_percent, parse_size, whole_number
 
 if TYPE_CHECKING:
     from vmtests.run.bench import Bench
     from vmtests.run.run import Run
+    from vmtests.run.sealed import SealedBench
 
 _CASES = Path(__file__).parent / "cases"
 _RUN = pytest.StashKey["Run"]()
 _OPTIONS = pytest.StashKey[Options]()
 _CODES = pytest.StashKey[list[ExitCode]]()
 _LEFT_OUT = pytest.StashKey[int]()
+_NOT_NEEDED = pytest.StashKey[int]()
 _INTERRUPTED = pytest.StashKey[ExitCode]()
+
+#: The fixture of a boot of the plan, for each rig.
+_RIGS = {"ssh": "bench", "sealed": "sealed"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,9 +57,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--map", default="dev", metavar="MAP", help="where its memmap lies: dev or mem")
     add("--align", default="2M", metavar="SIZE", help="its alignment: 4K, 2M or 1G")
     add("--rebinds", default="30", metavar="N", help="rebinds after the first bind of a boot (30)")
-    add("--boots", default="auto", metavar="N", help="pairs of boots; auto: 1 under icount")
+    add(
+        "--boots",
+        default="auto",
+        metavar="N",
+        help="pairs of boots; auto: 1 by icount, else until it is clear",
+    )
+    add("--budget", metavar="TIME", help="begin no pair of boots that would end later than this, such as 30m")
     add("--accel", default="auto", metavar="ACCEL", help="kvm, tcg; auto: KVM if it is proven")
     add("--clock", default="auto", metavar="CLOCK", help="wall, icount; auto: wall on KVM, icount on TCG")
+    add("--rig", default="ssh", metavar="RIG", help="ssh, sealed: counts exact to the digit, from a guest left alone")
     add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
     add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
     add("--keep", action="store_true", help="keep the guests' files")
@@ -86,8 +98,10 @@ def _options(config: pytest.Config) -> Options:
         align=parse_size(value("--align")),
         rebinds=whole_number("--rebinds", value("--rebinds")),
         boots=value("--boots"),
+        budget=None if value("--budget") is None else parse_duration("--budget", value("--budget")),
         accel=value("--accel"),
         clock=value("--clock"),
+        rig=value("--rig"),
         cpu_model=value("--cpu-model"),
         record=value("--record"),
         keep=value("--keep"),
@@ -160,6 +174,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the options, and let SIGTERM unwind like Ctrl-C."""
     config.addinivalue_line("markers", "full: runs in the full tier only")
     config.stash[_CODES] = []
+    config.stash[_NOT_NEEDED] = 0
     config.stash[_OPTIONS] = _options(config)
 
     interrupts = _Interrupts(config)
@@ -179,27 +194,49 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, names in (("kernel_name", options.checked_kernels()), ("patched_name", options.kernel_names()[1:])):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, names, scope="module")
-    if "bench" not in metafunc.fixturenames:
+    booted = next((name for name in _RIGS.values() if name in metafunc.fixturenames), None)
+    if booted is None:
         return
     from vmtests.pmem import NamespaceSpec
+    from vmtests.run import pairs
 
     spec = NamespaceSpec(options.mode, options.map, options.align, None)
-    boots = 1 if options.boots == "auto" else int(options.boots)
-    seed = options.run_seed()
-    cells = plan.order(options.kernel_names(), boots, seed)
-    ids = [f"{kernel}-{spec.id}" + (f"-boot{boot}" if boots > 1 else "") for kernel, boot in cells]
-    metafunc.parametrize("bench", [(kernel, spec, boot) for kernel, boot in cells], indirect=True, ids=ids)
+    cells = plan.order(options.kernel_names(), pairs.planned(options), options.run_seed())
+    ids = [f"{kernel}-{spec.id}" + (f"-boot{boot}" if boot else "") for kernel, boot in cells]
+    metafunc.parametrize(booted, [(kernel, spec, boot) for kernel, boot in cells], indirect=True, ids=ids)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the quick tier has no time for: deselected, and counted in the summary."""
-    if config.stash[_OPTIONS].tier == "full":
-        return
-    left_out = [item for item in items if _is_case(item) and item.get_closest_marker("full")]
-    items[:] = [item for item in items if item not in left_out]
+    """Leave out what is for the other rig, or what the quick tier has no time for: deselected, and counted."""
+    options = config.stash[_OPTIONS]
+    cases = [item for item in items if _is_case(item)]
+    other = [item for item in cases if _boot(item) is not None and _RIGS[options.rig] not in _parameters(item)]
+    left_out = [item for item in cases if options.tier != "full" and item.get_closest_marker("full")]
     config.stash[_LEFT_OUT] = len(left_out)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+    if gone := {*other, *left_out}:
+        items[:] = [item for item in items if item not in gone]
+        config.hook.pytest_deselected(items=list(gone))
+
+
+def _parameters(item: pytest.Item) -> Mapping[str, object]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def _boot(item: pytest.Item) -> int | None:
+    """Return the number of the boot that an item is, None for one that is none of the plan."""
+    found = next((value for name, value in _parameters(item).items() if name in _RIGS.values()), None)
+    return found[2] if isinstance(found, tuple) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Pass over a boot whose pair is not needed any more: deselected, and counted in the summary with the reason."""
+    run, boot = item.config.stash.get(_RUN, None), _boot(item)
+    if run is None or boot is None or run.needs(boot):
+        return None
+    item.config.stash[_NOT_NEEDED] += 1
+    item.ihook.pytest_deselected(items=[item])
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -220,8 +257,19 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 def bench(request: pytest.FixtureRequest, run: Run) -> Iterator[Bench]:
     """A booted guest of one kernel with an empty NVDIMM plugged and the probes armed, for one kind of namespace."""
     kernel, spec, boot = request.param
+    run.prepare()
+    run.needs(boot)
     with run.bench(kernel, spec, boot, timed=True) as ready:
         yield ready
+
+
+@pytest.fixture
+def sealed(request: pytest.FixtureRequest, run: Run) -> SealedBench:
+    """One boot of one kernel on the sealed rig, still to be done."""
+    kernel, spec, boot = request.param
+    run.prepare()
+    run.needs(boot)
+    return run.sealed(kernel, spec, boot, timed=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -272,10 +320,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash.get(_RUN, None)
     if run is None:
         return
+    if config.stash[_NOT_NEEDED]:
+        terminalreporter.write_line(f"{config.stash[_NOT_NEEDED]} boots were not needed: {run.pairs.ended}")
     from vmtests.report import summary
 
     terminalreporter.section("vmtests")
     colour = terminalreporter.hasmarkup
     terminalreporter.write_line(
-        summary.render(run.record, width=max(100, terminalreporter._tw.fullwidth), colour=colour)
+        summary.render(run.record, width=max(120, terminalreporter._tw.fullwidth), colour=colour)
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import itertools
 import re
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
 
 from vmtests.guest.death import Cause, Death, Witness
 from vmtests.guest.log import CappedLog, printable
@@ -80,19 +81,28 @@ def warning(line: str) -> str | None:
     return WARNINGS[(match.lastindex or 1) - 1].name if match else None
 
 
+class Source(Protocol):
+    """The host's end of the serial port: a socket, or what reads like one."""
+
+    def recv(self, count: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> object: ...
+
+
 class Console:
     """Reads the console in a thread until its end.
 
     Args:
-        source: the socket that QEMU writes the serial port to; closed at the end.
+        source: what QEMU writes the serial port to; closed at the end.
         log: takes every byte.
         death: learns of oopses, and wakes whoever waits for a line.
         ended: called in the thread after the last line, when QEMU has closed its end.
     """
 
-    def __init__(
-        self, source: socket.socket, log: CappedLog, death: Death, ended: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, source: Source, log: CappedLog, death: Death, ended: Callable[[], None] = lambda: None) -> None:
         self._source = source
         self._log = log
         self._death = death

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +135,10 @@ class Guest:
                 evidence=self.death.evidence,
             )
         return result.stdout
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Return the context in which the connection's own packets are not sent: under icount they would be counted."""
+        return self.shell.quiet()
 
     def dmesg(self) -> str:
         """Return the kernel's log."""

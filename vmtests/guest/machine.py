@@ -166,7 +166,7 @@ class Machine:
             "-nodefaults",
             "-display", "none",
             "-machine", "q35,nvdimm=on" + (",memory-backend=ram" if self.nodes == 1 else ""),
-            *self._accelerator(),
+            *self.accelerator_argv(),
             "-cpu", self.cpu_model,
             "-smp", str(self.cpus),
             "-m", f"size={self.memory_bytes // size.MIB}M,slots={self.slots},"
@@ -200,7 +200,8 @@ class Machine:
         ]
         # fmt: on
 
-    def _accelerator(self) -> list[str]:
+    def accelerator_argv(self) -> list[str]:
+        """Return QEMU's arguments for the accelerator and the clock."""
         if self.icount:
             # One instruction is 2^0 ns, and an idle guest's clock jumps to the next timer instead of sleeping.
             return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-rtc", RTC]

@@ -118,6 +118,17 @@ def device_trouble(device: Path = _DEVICE) -> str | None:
     return None
 
 
+def works(cpu_model: str = CPU_MODEL) -> bool | None:
+    """Return whether KVM works here as far as that is known without booting anything; None when it is not known."""
+    if device_trouble() is not None:
+        return False
+    try:
+        known = _read(cache.root() / "accelerator" / f"{_host_key(find(), cpu_model)}.json")
+    except HostFailure:  # no QEMU, as the run will say
+        return None
+    return None if known is None else known.works
+
+
 def kernel_at_hand() -> Path | None:
     """Return a kernel to prove KVM with: the newest in the cache, else the host's own."""
     built = sorted((cache.root() / "kernels").glob("*/bzImage"), key=lambda path: path.stat().st_mtime)

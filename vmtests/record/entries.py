@@ -84,7 +84,7 @@ class BindEntry(Entry):
 
     `index` 0 is the bind that making the namespace causes. `pages` is what the kernel says that it initialised.
     `duration_ns` counts instructions when `clock` is "icount". `tsc` is the difference of raw time stamp counters.
-    The times of the sysfs writes are None where no write of ours caused the bind.
+    The times of the sysfs writes are None where no write of ours caused the bind. `rig` is its guest's.
     """
 
     list_name: ClassVar[str] = "binds"
@@ -100,6 +100,7 @@ class BindEntry(Entry):
     unbind_write_ns: int | None
     clock: str
     poisoned: bool
+    rig: str = "ssh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,8 @@ class ComparisonEntry(Entry):
 
     `ci_low` and `ci_high` bound the ratio at `confidence`. `noise_floor` is what two boots of one kernel differ by,
     `smallest_visible` the slowdown that this run could have seen, both as fractions. `sign_flip_p` is the exact test
-    beside the interval. A pair is dropped when a boot died in it or left samples out.
+    beside the interval. A pair is dropped when a boot died in it or left samples out. `emulated` marks time by the wall
+    clock under TCG, which is not comparable with hardware.
     """
 
     list_name: ClassVar[str] = "comparisons"
@@ -186,6 +188,7 @@ class ComparisonEntry(Entry):
     confidence: float | None = None
     sign_flip_p: float | None = None
     dropped_pairs: int = 0
+    emulated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,10 +140,17 @@ class RecordWriter:
             "seed": seed,
         }
         self.dmesg_warnings: list[str] = []
+        #: Why counts of this run cannot be trusted; see timing.rig.
+        self.rig_trouble: list[str] = []
+        self._pairs: dict[str, Any] | None = None
 
     def set_host(self, host: HostEntry) -> None:
         """Note the host that runs the guests."""
         self._host = host
+
+    def note_pairs(self, begun: int, ended: str | None) -> None:
+        """Note how many pairs of boots were begun, and why there were no more; None when the plan had no more."""
+        self._pairs = {"begun": begun, "ended": ended}
 
     def add(self, *entries: Entry) -> None:
         """Append entries to their lists; one that is there already, to the letter, is not repeated."""
@@ -167,6 +174,8 @@ class RecordWriter:
             "exit_code": int(exit_code),
             "verdict": _VERDICTS.get(ExitCode(exit_code), "bug"),
             "dmesg_warnings": self.dmesg_warnings,
+            "rig_trouble": self.rig_trouble,
+            **({} if self._pairs is None else {"pairs": self._pairs}),
             "host": None if self._host is None else self._host.to_json(),
             **{name: [entry.to_json() for entry in entries] for name, entries in self._entries.items()},
         }

@@ -15,15 +15,15 @@ def comparison(found: Comparison) -> str:
     lines = [f"warning: {text}" for text in found.warnings]
     lines += [_entry(one) for one in found.entries]
     lines += [_reproduction(one) for one in found.reproductions]
-    return "\n".join([*lines, f"clock: {words.CLOCKS[found.entries[0].clock]}"])
+    first = found.entries[0]
+    return "\n".join([*lines, f"clock: {words.clock(first.clock, emulated=first.emulated)}"])
 
 
 def _entry(one: ComparisonEntry) -> str:
     values = " -> ".join(words.value(value, one.unit) for value in (one.base_value, one.patched_value))
     text = f"{one.namespace} {one.metric}, {_kernels(one)}: {values}, {words.change(one.ratio)}"
     text += f"{_interval(one.ci_low, one.ci_high)}: {words.verdict(one)}"
-    seen = "not even a hundredfold change" if one.smallest_visible is None else f"{one.smallest_visible * 100:.2g} %"
-    return f"{text}, sees {seen}"
+    return f"{text}, smallest visible: {words.smallest_visible(one)}"
 
 
 def _reproduction(one: Reproduction) -> str:

@@ -8,6 +8,7 @@ from vmtests.record import (
     DifferenceEntry,
     EvidenceEntry,
     FlipEntry,
+    KernelEntry,
     MemmapEntry,
     RecordWriter,
 )
@@ -20,8 +21,13 @@ def render(record: RecordWriter, *, width: int, colour: bool) -> str:
     differences = record.entries(DifferenceEntry)
     parts = []
     if binds:
-        parts.append(table.render(table.timing(binds, record.entries(ComparisonEntry)), width=width, colour=colour))
-        parts.append(f"clock: {words.CLOCKS[binds[0].clock]}")
+        comparisons = record.entries(ComparisonEntry)
+        kernels = [kernel.name for kernel in record.entries(KernelEntry)]
+        parts.append(table.render(table.timing(binds, kernels), width=width, colour=colour))
+        if comparisons:
+            parts.append(table.render(table.verdicts(comparisons), width=width, colour=colour))
+        parts += record.rig_trouble
+        parts.append(f"clock: {words.clock(binds[0].clock, emulated=any(one.emulated for one in comparisons))}")
     if checks or differences:
         parts.append(table.render(table.memmaps(checks, differences), width=width, colour=colour))
     parts += [text for text in (table.flips(record.entries(FlipEntry)), table.not_checked(checks)) if text]

@@ -22,45 +22,64 @@ def render(*tables: Table, width: int, colour: bool) -> str:
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
-def timing(binds: Sequence[BindEntry], comparisons: Sequence[ComparisonEntry]) -> Table:
-    """Return the table of the published series: first bind and rebinds of each kernel, the change and the verdict."""
+def timing(binds: Sequence[BindEntry], kernels: Sequence[str]) -> Table:
+    """Return the table of the published series: first bind and rebinds of each kernel, and the writes around them.
+
+    Args:
+        binds: of the run.
+        kernels: in the order to show them.
+    """
     clock = binds[0].clock
     unit = "instructions/page" if clock == "icount" else "ms"
     table = Table(title=f"memmap_init_zone_device(), {unit}", title_justify="left", box=None, pad_edge=False)
-    for heading, justify in (("namespace", "left"), ("kernel", "left"), ("first bind", "right"), ("rebinds", "right")):
-        table.add_column(heading, justify="right" if justify == "right" else "left")
-    table.add_column("of", justify="right")
-    table.add_column("verdict")
+    for heading in ("namespace", "kernel"):
+        table.add_column(heading)
+    # The kernel's own figure is in whole milliseconds of a clock that under icount is none.
+    for heading in ("first bind", "rebinds", "of", "bind write", "unbind write", *(["pr_debug"] * (clock == "wall"))):
+        table.add_column(heading, justify="right")
     for namespace in dict.fromkeys(bind.namespace for bind in binds):
-        for kernel in dict.fromkeys(bind.kernel for bind in binds if bind.namespace == namespace):
+        ran = {bind.kernel for bind in binds if bind.namespace == namespace}
+        for kernel in (name for name in kernels if name in ran):
             mine = [b for b in binds if (b.namespace, b.kernel) == (namespace, kernel) and not b.poisoned]
             firsts, rebinds = [b for b in mine if b.index == 0], [b for b in mine if b.index]
-            table.add_row(namespace, kernel, _median(firsts), _median(rebinds), str(len(rebinds)), "")
-        for patched in dict.fromkeys(c.patched for c in comparisons if c.namespace == namespace):
-            found = {c.metric: c for c in comparisons if (c.namespace, c.patched) == (namespace, patched)}
-            table.add_row("", f"  {patched} against base", *_change_cells(found))
+            cells = [
+                _median(firsts, [b.duration_ns for b in firsts]),
+                _median(rebinds, [b.duration_ns for b in rebinds]),
+                str(len(rebinds)),
+                _median(rebinds, [b.bind_write_ns for b in rebinds]),
+                _median(rebinds, [b.unbind_write_ns for b in rebinds]),
+            ]
+            if clock == "wall":
+                cells.append(_median(rebinds, [None if b.pr_debug_ms is None else b.pr_debug_ms * 10**6 for b in mine]))
+            table.add_row(namespace, kernel, *cells)
     return table
 
 
-def _median(binds: Sequence[BindEntry]) -> str:
-    if not binds:
+def _median(binds: Sequence[BindEntry], values: Sequence[int | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not binds or not known:
         return "-"
-    scale = [1 / bind.pages if bind.clock == "icount" else 1e-6 for bind in binds]
-    return f"{np.median([bind.duration_ns * factor for bind, factor in zip(binds, scale, strict=True)]):.2f}"
+    return f"{np.median(known) * (1 / binds[0].pages if binds[0].clock == 'icount' else 1e-6):.2f}"
 
 
-def _change_cells(found: dict[str, ComparisonEntry]) -> tuple[str, str, str, str]:
-    def cell(metric: str) -> str:
-        return words.change(found[metric].ratio) if metric in found else "-"
-
-    judged = found.get("rebind") or found.get("first")
-    assert judged is not None
-    text = words.verdict(judged)
-    if judged.ci_low is not None and judged.ci_high is not None:
-        text += f" [{words.change(judged.ci_low)}, {words.change(judged.ci_high)}]"
-    if judged.smallest_visible is not None:
-        text += f", sees {judged.smallest_visible * 100:.2g} %"
-    return cell("first"), cell("rebind"), "", text
+def verdicts(comparisons: Sequence[ComparisonEntry]) -> Table:
+    """Return the table of what the patches did: the change, its interval, the word, and what could have been seen."""
+    base = " or ".join(dict.fromkeys(one.base for one in comparisons))
+    table = Table(title=f"verdict, against {base}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("namespace", "kernel", "metric", "change", "interval", "verdict", "smallest visible", "pairs"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "change" else "left")
+    for one in comparisons:
+        table.add_row(
+            one.namespace,
+            one.patched,
+            "first bind" if one.metric == "first" else "rebinds",
+            words.change(one.ratio),
+            words.interval(one),
+            words.verdict(one),
+            words.smallest_visible(one),
+            words.pairs(one),
+        )
+    return table
 
 
 def memmaps(entries: Sequence[MemmapEntry], differences: Sequence[DifferenceEntry]) -> Table:

@@ -12,12 +12,44 @@ CLOCKS = {
     "icount": "instructions counted by QEMU (icount); blind to caches, stores that bypass them, first-touch faults",
     "wall": "time by the guest's monotonic clock (wall)",
 }
+#: Added for the wall clock under TCG.
+EMULATED = "; the processor is emulated (TCG): not comparable with hardware"
+#: So many pairs of boots leave no spread to judge by, or a spread that is known too badly.
+FEW_PAIRS = 2
 
 
 def verdict(comparison: ComparisonEntry) -> str:
     """Return the verdict's word for the clock it was reached by."""
     words = COUNT_WORDS if comparison.clock == "icount" else TIME_WORDS
     return words[comparison.verdict]
+
+
+def clock(name: str, *, emulated: bool = False) -> str:
+    """Return what the clock is, in a line; `emulated`: time was measured on a processor that QEMU emulates."""
+    return CLOCKS[name] + (EMULATED if emulated else "")
+
+
+def interval(comparison: ComparisonEntry) -> str:
+    """Return the interval of the change and how sure it is; nothing where there is none."""
+    low, high, confidence = comparison.ci_low, comparison.ci_high, comparison.confidence
+    if low is None or high is None:
+        return ""
+    return ("" if confidence is None else f"{confidence * 100:.4g} %: ") + f"{change(low)} to {change(high)}"
+
+
+def smallest_visible(comparison: ComparisonEntry) -> str:
+    """Return the smallest change that this run could have seen."""
+    if comparison.smallest_visible is not None:
+        return f"{comparison.smallest_visible * 100:.2g} %"
+    if comparison.pairs <= FEW_PAIRS:
+        return "too few pairs to see anything"
+    return "not even a hundredfold change"
+
+
+def pairs(comparison: ComparisonEntry) -> str:
+    """Return how many pairs of boots the comparison has, and how many were dropped."""
+    dropped = comparison.dropped_pairs
+    return str(comparison.pairs) + (f", {dropped} dropped" if dropped else "")
 
 
 def value(number: float, unit: str) -> str:

@@ -30,6 +30,17 @@ def parse_percent(option: str, text: str) -> float:
         raise UsageError(f"{option} {text}: write a percentage, such as 1%") from None
 
 
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Return the seconds that "30m", "2h", "90s" or "90" means."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip(), re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise UsageError(f"{option} {text}: write a time, such as 90s, 30m or 2h")
+    return float(found[1]) * _SECONDS[found[2].lower()]
+
+
 def whole_number(option: str, text: str) -> int:
     """Return the number that an option was given."""
     try:
@@ -49,6 +60,7 @@ _CHOICES = {
     "map": ("dev", "mem"),
     "accel": ("auto", "kvm", "tcg"),
     "clock": ("auto", "wall", "icount"),
+    "rig": ("ssh", "sealed"),
     "tier": ("quick", "full"),
 }
 
@@ -69,8 +81,10 @@ class Options:
     align: int = 2 << 20
     rebinds: int = 30
     boots: str = "auto"
+    budget: float | None = None
     accel: str = "auto"
     clock: str = "auto"
+    rig: str = "ssh"
     cpu_model: str = "Icelake-Server"
     record: Path | None = None
     keep: bool = False
@@ -89,6 +103,13 @@ class Options:
             raise UsageError(f"--boots {self.boots}: give a number of boot pairs from 1, or auto")
         if self.clock == "icount" and self.accel == "kvm":
             raise UsageError("--clock icount counts instructions in TCG: it cannot go with --accel kvm")
+        if self.rig == "sealed" and (self.clock == "wall" or self.accel == "kvm"):
+            raise UsageError("--rig sealed counts instructions in TCG: it goes with --clock icount and --accel tcg")
+
+    @property
+    def counts(self) -> bool:
+        """Whether these options alone say that instructions are counted."""
+        return self.clock == "icount" or self.rig == "sealed"
 
     def recipe(self, name: str) -> Recipe:
         """Return the recipe of a kernel by the name that the options give it."""

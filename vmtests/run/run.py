@@ -6,25 +6,27 @@ import datetime
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from vmtests import host, image, kernel
-from vmtests.errors import ExitCode, HostFailure, UsageError
+from vmtests.errors import ExitCode, HostFailure, UsageError, VmtestsError
 from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
 from vmtests.kernel import Kernel, Recipe
 from vmtests.memmap import Oracle
 from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
-from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
+from vmtests.record import BindEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
 from vmtests.report import words
 from vmtests.report.progress import Progress
-from vmtests.run import unprobed
+from vmtests.run import unprobed, verdicts
 from vmtests.run.bench import Bench
 from vmtests.run.options import Options
-from vmtests.timing import dmesg, verdict
+from vmtests.run.pairs import Pairs
+from vmtests.run.sealed import SealedBench
+from vmtests.timing import dmesg
 from vmtests.timing.probes import armed
 
 #: RAM of a guest; a namespace with map=mem needs more where it is large.
@@ -46,6 +48,8 @@ class Run:
         self.record = RecordWriter(_folder(options), argv=argv, seed=options.run_seed())
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
+        self._unbuildable: dict[str, VmtestsError] = {}
+        self.pairs = Pairs(options)
         self._announced = False
         self._guests = 0
         Workspace.sweep()
@@ -76,11 +80,14 @@ class Run:
         self.check_host()
         base = self.kernel(self.options.kernel_names()[0])
         with self.progress.task("proving the accelerator"):
-            return host.accelerator(base.image, self.image.path, self.options.accel)
+            wanted = "tcg" if self.options.counts else self.options.accel
+            return host.accelerator(base.image, self.image.path, wanted)
 
     @cached_property
     def clock(self) -> str:
         """ "wall" where time means something, "icount" where only instructions do."""
+        if self.options.counts:
+            return "icount"
         if self.options.clock != "auto":
             return self.options.clock
         return "wall" if self.accelerator.name == "kvm" else "icount"
@@ -90,10 +97,16 @@ class Run:
         self._recipes[recipe.name] = recipe
 
     def kernel(self, name: str) -> Kernel:
-        """Return a kernel, built at its first use."""
+        """Return a kernel, built at its first use; one that cannot be built is not tried again."""
+        if name in self._unbuildable:
+            raise self._unbuildable[name]
         if name not in self._kernels:
-            with self.progress.task(f"kernel {name}") as update:
-                built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
+            try:
+                with self.progress.task(f"kernel {name}") as update:
+                    built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
+            except VmtestsError as error:
+                self._unbuildable[name] = error
+                raise
             self._kernels[name] = built
             self.record.add(
                 KernelEntry(
@@ -109,16 +122,18 @@ class Run:
         return self._kernels[name]
 
     def machine(
-        self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES, nodes: int = 1, dimm_bytes: int = 0
+        self, *, counted: bool = False, memory_bytes: int = MEMORY_BYTES, nodes: int = 1, dimm_bytes: int = 0
     ) -> Machine:
-        """Return the guest's machine for this host; instructions are only counted where something is timed."""
+        """Return the guest's machine for this host; `counted`: its clock counts instructions."""
+        # Whatever else runs here, instructions are counted by TCG.
+        accelerator = "tcg" if counted else self.accelerator.name
         return Machine(
-            accelerator=self.accelerator.name,
+            accelerator=accelerator,
             cpu_model=self.options.cpu_model,
             # With two, QEMU's translator can lose a race against the kernel patching its own code ("Oops: int3").
-            cpus=1 if self.accelerator.name == "tcg" else 2,
+            cpus=1 if accelerator == "tcg" else 2,
             memory_bytes=memory_bytes,
-            icount=timed and self.clock == "icount",
+            icount=counted,
             nodes=nodes,
             dimm_bytes=dimm_bytes,
         )
@@ -129,7 +144,7 @@ class Run:
             self.progress.say(
                 f"vmtests: {self.accelerator.name} ({self.accelerator.reason}), {self.options.cpu_model}, "
                 f"QEMU {self.host.qemu_version}, kernels {' '.join(self.options.kernel_names())}, "
-                f"{words.size(self.options.pmem_size)} {spec.id}, clock {self.clock}"
+                f"{words.size(self.options.pmem_size)} {spec.id}, clock {self.clock}, rig {self.options.rig}"
             )
 
     @contextmanager
@@ -139,7 +154,7 @@ class Run:
         number: int,
         *,
         append: Sequence[str] = (),
-        timed: bool = False,
+        counted: bool = False,
         memory_bytes: int = MEMORY_BYTES,
         nodes: int = 1,
         dimm_bytes: int = 0,
@@ -150,21 +165,18 @@ class Run:
             name: the kernel's.
             number: which boot of this kernel it is, from 0.
             append: more words for its command line.
-            timed: whether something is timed in it.
+            counted: whether its clock counts instructions.
             memory_bytes: its RAM.
             nodes: its NUMA nodes, which share the RAM.
             dimm_bytes: a DIMM in front of where NVDIMMs go.
         """
         built = self.kernel(name)
-        machine = self.machine(timed=timed, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
-        self._guests += 1
-        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
-        folder.mkdir()
+        machine = self.machine(counted=counted, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
         with ExitStack() as stack:
+            folder = stack.enter_context(self.evidence(name))
             with self.progress.task(f"{name}: boot"):
                 guest = stack.enter_context(boot(built, self.image, machine, evidence=folder, append=append))
             self._note_guest(guest, number)
-            stack.callback(self._note_evidence, folder)
             yield guest
             guest.check_alive()
             self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
@@ -178,6 +190,7 @@ class Run:
         *,
         pmem_size: int | None = None,
         timed: bool = False,
+        clock: str | None = None,
         memory_bytes: int = MEMORY_BYTES,
         append: Sequence[str] = (),
         nodes: int = 1,
@@ -192,6 +205,7 @@ class Run:
             number: which boot of this kernel it is, from 0.
             pmem_size: bytes; what the options say by default.
             timed: whether its binds are samples of the run's timing.
+            clock: of its binds; by default the run's where they are samples, else "wall".
             memory_bytes: the guest's RAM, where the memmap of map=mem goes.
             append: more words for the kernel's command line.
             nodes: the guest's NUMA nodes; the NVDIMM is on the last one.
@@ -199,13 +213,14 @@ class Run:
             backing: the NVDIMM's content, which an earlier guest has left; a new file by default.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
+        clock = clock or (self.clock if timed else "wall")
         self._announce(spec)
         with ExitStack() as stack:
             guest = stack.enter_context(
                 self.guest(
                     name,
                     number,
-                    timed=timed,
+                    counted=clock == "icount",
                     memory_bytes=memory_bytes,
                     append=append,
                     nodes=nodes,
@@ -233,10 +248,17 @@ class Run:
                 record=self.record,
                 progress=self.progress,
                 boot=number,
-                clock=self.clock if timed else "wall",
+                clock=clock,
                 rebinds=self.options.rebinds,
                 timed=timed,
             )
+
+    def sealed(
+        self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None, timed: bool = False
+    ) -> SealedBench:
+        """Return the bench of one boot on the sealed rig; parameters as for `bench`."""
+        self._announce(spec)
+        return SealedBench(self, name, spec, number, pmem_size or self.options.pmem_size, timed)
 
     @contextmanager
     def in_turns(
@@ -266,18 +288,34 @@ class Run:
 
             yield lend
 
-    def _note_guest(self, guest: Guest, number: int) -> None:
+    @contextmanager
+    def evidence(self, name: str) -> Iterator[Path]:
+        """Yield a folder for what a guest of this kernel leaves; in the end the record gets all that is in it."""
+        self._guests += 1
+        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            for path in sorted(folder.iterdir()):
+                self.record.add_evidence(path.stem, path)
+
+    def note_host(self, machine: Machine, cpu_warnings: tuple[str, ...]) -> None:
+        """Note the host, and what its accelerator lacks of the guests' CPU model."""
         self.record.set_host(
             HostEntry(
                 accelerator=self.accelerator.name,
                 accelerator_reason=self.accelerator.reason,
-                cpu_model=guest.machine.cpu_model,
-                missing_cpu_features=guest.cpu_warnings,
+                cpu_model=machine.cpu_model,
+                missing_cpu_features=cpu_warnings,
                 qemu_version=self.host.qemu_version,
                 cpus=self.host.cpus,
                 memory_bytes=self.host.memory_bytes,
             )
         )
+
+    def _note_guest(self, guest: Guest, number: int) -> None:
+        self.note_host(guest.machine, guest.cpu_warnings)
         self.record.add(
             GuestEntry(
                 kernel=guest.kernel.name,
@@ -289,10 +327,6 @@ class Run:
             )
         )
 
-    def _note_evidence(self, folder: Path) -> None:
-        for path in sorted(folder.iterdir()):
-            self.record.add_evidence(path.stem, path)
-
     def note_failure(self, test: str, text: str) -> None:
         """Keep the text of a failed test beside the record."""
         path = self.record.folder / "failures.txt"
@@ -300,37 +334,44 @@ class Run:
             file.write(f"{test}\n{text}\n\n")
         self.record.add_evidence("failure", path)
 
-    def compare(self) -> None:
-        """Hold every kernel against the first one, for each namespace and metric; a gate's limit is then the band."""
-        limit = self.options.max_regression
-        found = verdict.compare_all(
-            self.record.entries(BindEntry),
-            self.options.kernel_names(),
-            self.clock,
-            band=verdict.BAND if limit is None else limit,
-        )
-        self.record.add(*found)
+    def prepare(self) -> None:
+        """Build all kernels before the first boot, so that nothing comes between the boots of a pair.
+
+        One that cannot be built fails its own tests.
+        """
+        for name in self.options.kernel_names():
+            with suppress(VmtestsError):
+                self.kernel(name)
+
+    def needs(self, boot: int) -> bool:
+        """Return whether the pair of boots with this number is to run; ask before each boot."""
+        try:
+            return self.pairs.needed(boot, self.clock, self.record.entries(BindEntry))
+        except VmtestsError as error:
+            # The first boot fails by it, in a test of its own.
+            self.pairs.ended = error.message
+            return boot == 0
 
     def verdicts(self) -> list[ExitCode]:
-        """Return what the timing adds to the run's exit code; nothing, unless a gate was asked for."""
+        """Return what the timing adds to the run's exit code; without a gate that is only what a broken rig adds."""
+        limit = self.options.max_regression
         if not self.record.entries(BindEntry):
-            return [] if self.options.max_regression is None else [ExitCode.NO_VERDICT]
+            return [] if limit is None else [ExitCode.NO_VERDICT]
+        failures = verdicts.trouble(self.record)
         try:
-            self.compare()
+            emulated = self.accelerator.name == "tcg"
+            verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun)
         except UsageError as error:
             self.note_failure("timing", str(error))
-        limit = self.options.max_regression
-        if limit is None:
-            return []
-        judged = [one for one in self.record.entries(ComparisonEntry) if one.metric == "rebind"]
-        wanted = len({bind.namespace for bind in self.record.entries(BindEntry)}) * (
-            len(self.options.kernel_names()) - 1
-        )
-        missing = [ExitCode.NO_VERDICT] if len(judged) < max(wanted, 1) else []
-        return [verdict.gate(one, limit) for one in judged] + missing
+        for failure in failures:
+            self.note_failure("timing", str(failure))
+            self.record.rig_trouble.append(failure.message)
+        return [*(failure.exit_code for failure in failures), *verdicts.gate(self.record, self.options)]
 
     def save(self, code: int) -> Path:
         """Write the record."""
+        if self.pairs.begun:
+            self.record.note_pairs(self.pairs.begun, self.pairs.ended)
         return self.record.save(code)
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmtests.errors import UsageError
-from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, NamespaceEntry, Record
-from vmtests.timing import effect, verdict
-from vmtests.timing.samples import METRICS, Boots, Metric, pair, per_boot
+from vmtests.record import BindEntry, ComparisonEntry, HostEntry, KernelEntry, NamespaceEntry, Record
+from vmtests.timing import effect, rig, verdict
+from vmtests.timing.samples import METRICS, Boots, Metric, namespaces, pair, per_boot
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class _Side:
     kernels: dict[str, KernelEntry]
     namespaces: dict[str, NamespaceEntry]
 
+    @property
+    def emulated(self) -> bool:
+        return self.clock == "wall" and self.host.accelerator == "tcg"
+
     @classmethod
     def of(cls, record: Record) -> _Side:
         name, host = str(record.folder), record.host
@@ -81,9 +85,9 @@ class _Side:
             binds=binds,
             clock=clocks[0],
             host=host,
-            rigs=" ".join(sorted({guest.rig for guest in record.entries(GuestEntry)})),
+            rigs=" ".join(sorted({bind.rig for bind in binds})),
             kernels={kernel.name: kernel for kernel in record.entries(KernelEntry) if kernel.name in ran},
-            namespaces={space.id: space for space in record.entries(NamespaceEntry)},
+            namespaces=namespaces(record.entries(NamespaceEntry), binds),
         )
 
     def boots(self, kernel: str, namespace: str, metric: Metric) -> Boots | None:
@@ -175,12 +179,20 @@ def _across(one: _Side, two: _Side, kernels: Sequence[tuple[str, str]], metric: 
             boots = one.boots(here, namespace, metric), two.boots(there, namespace, metric)
             if boots[0] is not None and boots[1] is not None and boots[0].values and boots[1].values:
                 found.append((boots[0], boots[1]))
+    distrusted = {(bad.kernel, bad.namespace) for side in (one, two) for bad in rig.check(side.binds)}
     if one.clock == "icount":
         judged: list[effect.Judgement | None] = [None] * len(found)
     else:
         judged = [*effect.judge([effect.unpaired(base.array, patched.array) for base, patched in found])]
     return [
-        verdict.entry(base, patched, judgement, pairs=min(len(base.values), len(patched.values)))
+        verdict.entry(
+            base,
+            patched,
+            judgement,
+            trusted=distrusted.isdisjoint((boots.kernel, boots.namespace) for boots in (base, patched)),
+            pairs=min(len(base.values), len(patched.values)),
+            emulated=one.emulated or two.emulated,
+        )
         for (base, patched), judgement in zip(found, judged, strict=True)
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vmtests.errors import UsageError
 from vmtests.record import BindEntry, GuestEntry, HostEntry, KernelEntry, MemmapEntry, NamespaceEntry, Record
-from vmtests.timing.samples import METRICS, Metric, pair, per_boot
+from vmtests.timing.samples import METRICS, Metric, namespaces, pair, per_boot
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def figures(record: Record, reference: str | None = None) -> tuple[list[Figure],
     for name, kernel in kernels.items():
         if name in wrong or (clock == "wall" and (name == base or base in wrong)):
             continue
-        for space in record.entries(NamespaceEntry):
+        for space in namespaces(record.entries(NamespaceEntry), binds).values():
             for metric in METRICS:
                 measured = _measure(binds, kernel.name, base, space.id, clock, metric)
                 if measured is None:
@@ -115,7 +115,7 @@ def _key(record: Record, host: HostEntry, kernel: KernelEntry, space: NamespaceE
         "cpu_model": host.cpu_model,
         "qemu": host.qemu_version,
         "machine": " ".join(sorted({_machine(guest.argv) for guest in guests})),
-        "rig": " ".join(sorted({guest.rig for guest in guests})),
+        "rig": " ".join(sorted({bind.rig for bind in record.entries(BindEntry) if bind.kernel == kernel.name})),
         "namespace": space.id,
         "size_bytes": str(space.size_bytes),
         "pages": str(pages),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -95,32 +95,48 @@ class Probes:
         mono = list(trace.events(mono_text))
         by_time, by_tick = trace.calls(mono), trace.calls(list(trace.events(tsc_text)))
         self.marks = trace.marks(mono)
-        printed = self._printed()
-        if not len(by_time) == len(by_tick) == len(printed):
-            raise KernelFailure(
-                f"{FUNCTION}() ran {len(by_time)} times by one trace clock, {len(by_tick)} by the other, and its "
-                f"pr_debug() printed {len(printed)} lines: the samples cannot be told apart"
-            )
-        seen = []
-        for call, tick in zip(by_time, by_tick, strict=True):
-            truth = _truth(call.arguments)
-            # Of two binds at once, the first to return need not be the first to have printed.
-            fitting = [line for line in printed if line[0] == truth.pages]
-            if not fitting or tick.arguments != call.arguments:
-                raise KernelFailure(
-                    f"{FUNCTION}() says it initialised {printed[0][0]} pages, but its arguments mean {truth.pages} "
-                    f"(pfn {truth.first_pfn:#x} to {truth.end_pfn:#x}): the altmap or the range was read wrongly by it"
-                )
-            printed.remove(fitting[0])
-            pages, milliseconds = fitting[0]
-            seen.append(Seen(truth, call.duration, tick.duration, pages, milliseconds, call.entered))
-        return seen
+        return agreed(by_time, by_tick, self._printed())
 
     def _printed(self) -> list[tuple[int, int]]:
         """Return the pages and the milliseconds of each new line of the function's pr_debug()."""
-        printed = [(int(hit["pages"]), int(hit["ms"])) for hit in _PR_DEBUG.finditer(self.guest.dmesg())]
+        printed = debug_lines(self.guest.dmesg())
         printed, self._debug_lines = printed[self._debug_lines :], len(printed)
         return printed
+
+
+def debug_lines(log: str) -> list[tuple[int, int]]:
+    """Return the pages and the milliseconds of each of the function's pr_debug() lines in the kernel's log."""
+    return [(int(hit["pages"]), int(hit["ms"])) for hit in _PR_DEBUG.finditer(log)]
+
+
+def agreed(
+    by_time: Sequence[trace.Call], by_tick: Sequence[trace.Call], printed: Sequence[tuple[int, int]]
+) -> list[Seen]:
+    """Return the calls as two trace clocks and pr_debug() saw them.
+
+    Raises:
+        KernelFailure: the witnesses disagree on how often the function ran or on the pages that it initialised.
+    """
+    if not len(by_time) == len(by_tick) == len(printed):
+        raise KernelFailure(
+            f"{FUNCTION}() ran {len(by_time)} times by one trace clock, {len(by_tick)} by the other, and its "
+            f"pr_debug() printed {len(printed)} lines: the samples cannot be told apart"
+        )
+    left = list(printed)
+    seen = []
+    for call, tick in zip(by_time, by_tick, strict=True):
+        truth = _truth(call.arguments)
+        # Of two binds at once, the first to return need not be the first to have printed.
+        line = next((line for line in left if line[0] == truth.pages), None)
+        if line is None or tick.arguments != call.arguments:
+            raise KernelFailure(
+                f"{FUNCTION}() says it initialised {left[0][0]} pages, but its arguments mean {truth.pages} "
+                f"(pfn {truth.first_pfn:#x} to {truth.end_pfn:#x}): the altmap or the range was read wrongly by it"
+            )
+        left.remove(line)
+        pages, milliseconds = line
+        seen.append(Seen(truth, call.duration, tick.duration, pages, milliseconds, call.entered))
+    return seen
 
 
 def _truth(arguments: Mapping[str, int]) -> RangeTruth:
@@ -140,6 +156,21 @@ def _truth(arguments: Mapping[str, int]) -> RangeTruth:
     )
 
 
+def definitions(pgmap_offsets: Mapping[str, int]) -> tuple[str, str]:
+    """Return the definitions of the kprobe and the kretprobe, in the words of kprobe_events.
+
+    memmap_init_zone_device(zone, start_pfn, nr_pages, pgmap): the x86-64 ABI passes them in di, si, dx, cx.
+
+    Args:
+        pgmap_offsets: offset in bytes of each field of struct dev_pagemap, from the kernel's debug info.
+    """
+    fields = " ".join(f"{name}=+{pgmap_offsets[name]}(%cx):{width}" for name, width in _PGMAP_FIELDS.items())
+    return (
+        f"p:{trace.ENTRY} {FUNCTION} start=%si:u64 nr=%dx:u64 pgmap=%cx:x64 {fields}",
+        f"r:{trace.RETURN} {FUNCTION}",
+    )
+
+
 @contextmanager
 def armed(guest: Guest, pgmap_offsets: Mapping[str, int]) -> Iterator[Probes]:
     """Arm the probes in the guest and take them away on leaving.
@@ -151,11 +182,10 @@ def armed(guest: Guest, pgmap_offsets: Mapping[str, int]) -> Iterator[Probes]:
     Raises:
         HostFailure: the kernel cannot be probed (it lacks KPROBE_EVENTS, the function, or trace instances).
     """
-    fields = " ".join(f"{name}=+{pgmap_offsets[name]}(%cx):{width}" for name, width in _PGMAP_FIELDS.items())
-    # memmap_init_zone_device(zone, start_pfn, nr_pages, pgmap): the x86-64 ABI passes them in di, si, dx, cx.
+    entry, leave = definitions(pgmap_offsets)
     words = {
-        "entry": shlex.quote(f"p:{trace.ENTRY} {FUNCTION} start=%si:u64 nr=%dx:u64 pgmap=%cx:x64 {fields}"),
-        "exit": shlex.quote(f"r:{trace.RETURN} {FUNCTION}"),
+        "entry": shlex.quote(entry),
+        "exit": shlex.quote(leave),
         "instances": " ".join(f"{name}:{clock}" for name, clock in INSTANCES.items()),
         "tracing": TRACING,
         "function": FUNCTION,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from vmtests.errors import KernelFailure
@@ -97,7 +98,8 @@ class Rebinder:
             device=self.namespace.device,
             driver=f"/sys/bus/nd/drivers/{self.namespace.driver}",
         )
-        result = self.guest.run(head + script, seconds=30 + 30 * count, check=False, line=line)
+        with self.guest.quiet() if self.clock == "icount" else nullcontext():
+            result = self.guest.run(head + script, seconds=30 + 30 * count, check=False, line=line)
         if result.status != 0:
             raise KernelFailure(
                 f"unbinding or binding {self.namespace.device} by {self.namespace.driver} failed in the guest",
@@ -115,20 +117,45 @@ class Rebinder:
 
     def bind_of(self, index: int, seen: Seen, *, poisoned: bool) -> Bind:
         """Return a call that the probes saw as the bind of this number."""
-        marks = self.probes.marks
-        unbind, unbound, bind, bound = (marks.get(f"{word} {index}") for word in ("unbind", "unbound", "bind", "bound"))
-        entry = BindEntry(
+        return bind_of(
+            seen,
+            self.probes.marks,
             kernel=self.guest.kernel.name,
             boot=self.boot,
             namespace=self.namespace.id,
             index=index,
-            pages=seen.pages,
-            pr_debug_ms=seen.pr_debug_ms,
-            duration_ns=seen.tsc if self.clock == "icount" else seen.duration_ns,
-            tsc=seen.tsc,
-            bind_write_ns=None if bind is None or bound is None else bound - bind,
-            unbind_write_ns=None if unbind is None or unbound is None else unbound - unbind,
             clock=self.clock,
             poisoned=poisoned,
         )
-        return Bind(index, seen.truth, entry)
+
+
+def bind_of(
+    seen: Seen,
+    marks: Mapping[str, int],
+    *,
+    kernel: str,
+    boot: int,
+    namespace: str,
+    index: int,
+    clock: str,
+    poisoned: bool = False,
+    rig: str = "ssh",
+) -> Bind:
+    """Return one call and the marks of the sysfs writes around it as a bind; names as in BindEntry."""
+    unbind, unbound, bind, bound = (marks.get(f"{word} {index}") for word in ("unbind", "unbound", "bind", "bound"))
+    entry = BindEntry(
+        kernel=kernel,
+        boot=boot,
+        namespace=namespace,
+        index=index,
+        pages=seen.pages,
+        pr_debug_ms=seen.pr_debug_ms,
+        duration_ns=seen.tsc if clock == "icount" else seen.duration_ns,
+        tsc=seen.tsc,
+        bind_write_ns=None if bind is None or bound is None else bound - bind,
+        unbind_write_ns=None if unbind is None or unbound is None else unbound - unbind,
+        clock=clock,
+        poisoned=poisoned,
+        rig=rig,
+    )
+    return Bind(index, seen.truth, entry)

@@ -18,11 +18,28 @@ from typing import Any, Literal
 import numpy as np
 
 from vmtests.errors import UsageError
-from vmtests.record import BindEntry
+from vmtests.record import BindEntry, NamespaceEntry
 from vmtests.timing.effect import Floats
 
 Metric = Literal["first", "rebind"]
+#: x86-64.
+PAGE_BYTES = 4096
 METRICS: tuple[Metric, ...] = ("first", "rebind")
+
+
+def namespaces(spaces: Sequence[NamespaceEntry], binds: Sequence[BindEntry]) -> dict[str, NamespaceEntry]:
+    """Return the namespaces of the binds by their id.
+
+    Other tests of a run make namespaces of the same kind and other sizes: the one that was bound is the smallest that
+    has room for the pages.
+    """
+    found = {}
+    for name in dict.fromkeys(bind.namespace for bind in binds):
+        least = max(bind.pages for bind in binds if bind.namespace == name) * PAGE_BYTES
+        fits = [space for space in spaces if space.id == name and space.size_bytes >= least]
+        if fits:
+            found[name] = min(fits, key=lambda space: space.size_bytes)
+    return found
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,11 @@ class Boots:
     def array(self) -> Floats:
         """The values in the order of the boots."""
         return np.array(list(self.values.values()), dtype=float)
+
+    @property
+    def per_page(self) -> dict[int, float]:
+        """Nanoseconds or instructions for each page, by the boot's number."""
+        return {number: math.exp(value) for number, value in self.values.items()}
 
     @property
     def unit(self) -> str:
@@ -85,6 +107,18 @@ def per_boot(binds: Sequence[BindEntry], kernel: str, namespace: str, clock: str
     return Boots(kernel, namespace, clock, metric, pages, values, frozenset(mine))
 
 
+def whole_pairs(binds: Sequence[BindEntry], kernels: Sequence[str]) -> set[int]:
+    """Return the numbers of the pairs in which each of the kernels left binds, as many as the others, everywhere."""
+    whole: list[set[int]] = []
+    for namespace in dict.fromkeys(bind.namespace for bind in binds):
+        boots = _boots(binds, namespace)
+        fullest = max((len(_rebinds(boot)) for boot in boots.values()), default=0)
+        for kernel in kernels:
+            found = {number for (name, number), boot in boots.items() if name == kernel and _rebinds(boot)}
+            whole.append({number for number in found if len(_rebinds(boots[kernel, number])) == fullest})
+    return set.intersection(*whole) if whole else set()
+
+
 def _boots(binds: Sequence[BindEntry], namespace: str) -> dict[tuple[str, int], dict[int, BindEntry]]:
     """Return the binds that can be samples by kernel and boot, in order, and then by index."""
     boots: dict[tuple[str, int], dict[int, BindEntry]] = defaultdict(dict)
@@ -103,6 +137,8 @@ def _pages(binds: Sequence[BindEntry], clock: str) -> int:
     clocks, pages = {bind.clock for bind in binds}, {bind.pages for bind in binds}
     if clocks != {clock}:
         raise UsageError(f"{name}: binds by the clock {_list(clocks)} where {clock} alone was expected")
+    if len(rigs := {bind.rig for bind in binds}) > 1:
+        raise UsageError(f"{name}: binds of the rigs {_list(rigs)}, they are not one series")
     if len(pages) > 1:
         raise UsageError(f"{name}: the binds initialised {_list(pages)} pages, they are not one series")
     if not all(bind.duration_ns and bind.pages for bind in binds):

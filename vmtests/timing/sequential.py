@@ -2,7 +2,7 @@
 
 Each look is an opportunity to be wrong, so looks are few and fixed beforehand, and `effect` holds each one to more
 than the usual confidence. A run that its budget ends early looks once more, where it stands, instead of going on to the
-looks that were left: never more often than planned.
+looks that were left: never more often than planned. Nor does it go on when a kernel loses boot after boot.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from vmtests.errors import ExitCode
 from vmtests.record import BindEntry
 from vmtests.timing.effect import BAND
-from vmtests.timing.samples import family
+from vmtests.timing.samples import family, whole_pairs
 from vmtests.timing.verdict import gate_interval, judge
 
 #: After how many pairs of boots a run looks, times being noisy.
 LOOKS = (6, 12, 20)
 #: The same for counts of instructions.
 COUNT_LOOKS = (1,)
+#: So many pairs in a row that lost a boot end the run: one may be bad luck, and is dropped.
+LOST = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def decide(
         return Decision(True, f"all {done} pairs have run", done)
     if out_of_time:
         return Decision(True, f"the budget ended after {done} pairs", done)
+    if done >= LOST and not whole_pairs(binds, kernels) & set(range(done - LOST, done)):
+        return Decision(True, f"the last {LOST} pairs have lost a boot each, so more would not help", done)
     following = next(look for look in looks if look > done)
     if done not in looks:
         return Decision(False, f"the next look is after {following} pairs", following)

@@ -1,7 +1,7 @@
 """What a patch did to the time: faster, slower, the same, or no verdict.
 
 Times are judged by `effect`. A count of instructions needs no statistics: the same kernel gives the same count, and one
-pair of boots decides.
+pair of boots decides. Where two boots of one kernel do not agree, the rig is broken, and there is no verdict.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from vmtests.errors import ExitCode
 from vmtests.record import BindEntry, ComparisonEntry
-from vmtests.timing import effect
+from vmtests.timing import effect, rig
 from vmtests.timing.effect import BAND, Judgement, Word
 from vmtests.timing.samples import METRICS, Boots, Metric, Pairs, family
 
@@ -61,6 +61,7 @@ def compare_all(
         UsageError: as `samples.pair` does.
     """
     found = []
+    distrusted = {(one.kernel, one.namespace) for one in rig.check(binds)}
     for metric in metrics:
         together = family(binds, kernels, clock, metric)
         judged = [None] * len(together) if clock == "icount" else judge(together, band)
@@ -71,6 +72,7 @@ def compare_all(
                     one.base,
                     one.patched,
                     judgement,
+                    trusted=distrusted.isdisjoint((boots.kernel, boots.namespace) for boots in (one.base, one.patched)),
                     pairs=pairs,
                     dropped_pairs=one.dropped if planned is None else planned - pairs,
                     sign_flip_p=None if judgement is None else effect.sign_flip(one.differences),
@@ -87,8 +89,17 @@ def compare(
     return next(iter(compare_all(chosen, (base, patched), clock, metrics=(metric,))), None)
 
 
-def entry(base: Boots, patched: Boots, judged: Judgement | None, **more: Any) -> ComparisonEntry:
-    """Return what the record says of two kernels; `judged` is None for counts, `more` has the entry's other fields."""
+def entry(
+    base: Boots, patched: Boots, judged: Judgement | None, *, trusted: bool = True, **more: Any
+) -> ComparisonEntry:
+    """Return what the record says of two kernels.
+
+    Args:
+        base, patched: their boots.
+        judged: None for counts.
+        trusted: whether the boots of each kernel count alike.
+        more: the entry's other fields.
+    """
     return ComparisonEntry(
         base=base.kernel,
         patched=patched.kernel,
@@ -98,7 +109,7 @@ def entry(base: Boots, patched: Boots, judged: Judgement | None, **more: Any) ->
         base_value=base.middle,
         patched_value=patched.middle,
         unit=base.unit,
-        **(_counted(base, patched) if judged is None else _timed(judged)),
+        **(_counted(base, patched, trusted) if judged is None else _timed(judged)),
         **more,
     )
 
@@ -115,7 +126,7 @@ def _timed(judged: Judgement) -> dict[str, Any]:
     }
 
 
-def _counted(base: Boots, patched: Boots) -> dict[str, Any]:
+def _counted(base: Boots, patched: Boots, trusted: bool) -> dict[str, Any]:
     """Judge counts: a tolerance, no interval; no verdict where the boots of one kernel differ by more than that.
 
     A change is visible when it cannot hide behind the tolerance and what boots differ by: what was seen of that, and
@@ -129,7 +140,7 @@ def _counted(base: Boots, patched: Boots) -> dict[str, Any]:
         "ci_high": None,
         "noise_floor": floor if len(base.values) > 1 else None,
         "smallest_visible": COUNT_TOLERANCE + max(COUNT_TOLERANCE / 2, floor),
-        "verdict": "no-verdict" if floor > COUNT_TOLERANCE else count_word(ratio),
+        "verdict": "no-verdict" if floor > COUNT_TOLERANCE or not trusted else count_word(ratio),
     }
 
 
