@@ -99,6 +99,7 @@ class Bench:
         self._rebinder = Rebinder(self.guest, namespace, self.probes, self.boot, self.clock)
 
     def _note_namespace(self, first: Bind) -> None:
+        self._saw(first)
         self.record.add(
             NamespaceEntry(
                 id=self.namespace.id,
@@ -115,12 +116,14 @@ class Bench:
         if self._namespace is not None:
             with self.progress.task(f"{self.label}: destroy the namespace"):
                 destroy_namespace(self.guest, self._namespace)
+                self.oracle.forget(self._namespace)
         self._namespace = self._rebinder = None
 
     def rebind(self, times: int) -> list[Bind]:
         """Unbind and bind the driver `times` times and return the binds."""
         with self.progress.task(f"{self.label}: {times} rebinds") as update:
             binds = self.rebinder.rebind(1, times, progress=lambda index: update(f"{index}/{times}"))
+        self._saw(binds[-1])
         self._note(*binds)
         return binds
 
@@ -132,8 +135,12 @@ class Bench:
         """Unbind, overwrite the memmap from the host, bind: only what this bind writes can be right afterwards."""
         with self.progress.task(f"{self.label}: rebind over a poisoned memmap"):
             bind = self.rebinder.rebind_over(index, self._poison)
+        self._saw(bind)
         self._note(bind)
         return bind
+
+    def _saw(self, bind: Bind) -> None:
+        self.oracle.saw(self.namespace, bind.truth, poisoned=bind.entry.poisoned)
 
     def _poison(self) -> None:
         self.oracle.poison(self.namespace)
@@ -150,6 +157,8 @@ class Bench:
         if len(seen) != len(namespaces):
             raise KernelFailure(f"{len(namespaces)} binds at once initialised {len(seen)} memmaps")
         ordered = [seen[namespace.name] for namespace in namespaces]
+        for namespace, one in zip(namespaces, ordered, strict=True):
+            self.oracle.saw(namespace, one.truth, poisoned=True)
         ends = [one.entered_ns + one.duration_ns for one in ordered]
         return Together(
             binds=tuple(
