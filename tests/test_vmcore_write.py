@@ -18,7 +18,7 @@ import pytest
 from tests.fake_vmcore import PRSTATUS, FakeMonitor, about
 from vmtests.errors import HostFailure
 from vmtests.memmap.physical import PhysicalMemory, regions
-from vmtests.vmcore import elf
+from vmtests.vmcore import elf, writer
 from vmtests.vmcore.dump import Dump
 from vmtests.vmcore.writer import GAP_BYTES, plan, write
 
@@ -124,6 +124,22 @@ def test_copying_where_copy_file_range_does_not_go(
     monkeypatch.setattr(os, "copy_file_range", refuse)
     write(tmp_path / "vmcore", guest, about())
     same(guest, tmp_path / "vmcore")
+
+
+def test_copying_in_parts(guest: FakeMonitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_COPY_BYTES", 1000)
+    write(tmp_path / "vmcore", guest, about())
+    same(guest, tmp_path / "vmcore")
+
+
+def test_memory_that_nobody_has_written(guest: FakeMonitor, tmp_path: Path) -> None:
+    for file in {one[2] for one in guest.regions}:
+        size = file.stat().st_size
+        os.truncate(file, 0)
+        os.truncate(file, size)
+    assert write(tmp_path / "vmcore", guest, about()).data_bytes == 0
+    with memory_of(tmp_path / "vmcore") as dumped:
+        assert dumped.read(108 * GIB - PAGE, PAGE) == bytes(PAGE)
 
 
 def test_a_file_system_without_nameless_files(
@@ -241,4 +257,7 @@ def test_a_memory_in_too_many_pieces_gets_larger_holes() -> None:
     few = plan([(0, 8 * GIB, ranges)])
     assert len(few) == 1
     assert few[0].stored == ranges[-1][1]
+    # No larger than need be.
+    apart = [*ranges, (16 * GIB, 16 * GIB + PAGE)]
+    assert [one.address for one in plan([(0, 32 * GIB, apart)])] == [0, 16 * GIB]
     assert len(plan([(0, GIB, []), (GIB, 2 * GIB, [])], most=1)) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vmtests.errors import KernelFailure
 from vmtests.guest import Guest
@@ -22,6 +23,7 @@ from vmtests.record import FlipEntry, MemmapEntry, NamespaceEntry, RecordWriter
 from vmtests.report.progress import Progress
 from vmtests.timing.probes import Probes
 from vmtests.timing.rebind import Bind, Rebinder
+from vmtests.vmcore import About, Vmcore, write
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,11 @@ class Bench:
         )
         result.verify(f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}")
         return result
+
+    def dump(self, file: Path, reason: str = "asked for by a test") -> Vmcore:
+        """Write the dump of the guest as it is now, with all that is known of its memmaps."""
+        with self.progress.task(f"{self.label}: dump"):
+            return write(file, self.guest.monitor, About.of(self.guest.kernel, self.oracle.known, reason))
 
     def prove_check(self, bind: Bind, flips: int, seed: int) -> Proof:
         """Flip bits all over the memmap, which is right, look whether the check finds each, and flip them back."""

@@ -49,6 +49,7 @@ _CHOICES = {
     "map": ("dev", "mem"),
     "accel": ("auto", "kvm", "tcg"),
     "clock": ("auto", "wall", "icount"),
+    "dump": ("auto", "never"),
     "tier": ("quick", "full"),
 }
 
@@ -74,6 +75,7 @@ class Options:
     cpu_model: str = "Icelake-Server"
     record: Path | None = None
     keep: bool = False
+    dump: str = "auto"
     tier: str = "quick"
     fresh: bool = False
     max_regression: float | None = None

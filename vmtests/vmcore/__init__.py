@@ -2,6 +2,6 @@
 
 from vmtests.vmcore.about import About
 from vmtests.vmcore.dump import Dump
-from vmtests.vmcore.writer import Vmcore, write
+from vmtests.vmcore.writer import Vmcore, how_to_open, write
 
-__all__ = ["About", "Dump", "Vmcore", "write"]
+__all__ = ["About", "Dump", "Vmcore", "how_to_open", "write"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,7 +230,12 @@ def _move(source: int, offset: int, target: int, to: int, count: int) -> int:
     return os.sendfile(target, source, offset, count)
 
 
-def how_to_open(file: Path, vmlinux: Path | None) -> Iterable[str]:
-    """Return the commands that open a dump, a line each."""
-    namelist = vmlinux or "VMLINUX"
-    return (f"drgn -c {file} -s {namelist}", f"vmtests vmcore open {file}", f"vmtests memmap check {file}")
+def how_to_open(file: Path, vmlinux: Path | None) -> tuple[str, ...]:
+    """Return the commands that open a dump, to be pasted into a shell."""
+    namelist = str(vmlinux) if vmlinux is not None else "VMLINUX"
+    commands = (
+        ("vmtests", "memmap", "check", str(file)),
+        ("drgn", "-c", str(file), "-s", namelist),
+        ("vmtests", "crash", str(file)),
+    )
+    return tuple(map(shlex.join, commands))
