@@ -14,7 +14,9 @@ from tests.test_memmap_oracle import Namespace, oracle
 from vmtests.memmap.known import Known
 from vmtests.memmap.poison import Poison
 
-POISON = Poison(b"\xa5", np.array([4096, 1 << 33]), np.array([8192, (1 << 33) + 4096]), "init_on_alloc", np.array([0, 1]) > 0)
+POISON = Poison(
+    b"\xa5", np.array([4096, 1 << 33]), np.array([8192, (1 << 33) + 4096]), "init_on_alloc", np.array([0, 1]) > 0
+)
 
 
 class Named(Namespace):
