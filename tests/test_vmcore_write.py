@@ -8,6 +8,8 @@ import os
 import random
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,6 +184,34 @@ def test_a_failure_in_the_middle_leaves_the_old_dump_and_a_running_guest(guest: 
     assert file.read_text() == "the old one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["guest", "vmcore"]
     assert guest.running
+
+
+#: Says when the first bytes are to be copied, and waits there to be killed.
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.fake_vmcore import FakeMonitor, about
+from vmtests.vmcore import writer
+
+def wait(*_):
+    print("copying", flush=True)
+    time.sleep(60)
+
+writer._move = wait
+ram = Path(sys.argv[1])
+writer.write(Path(sys.argv[2]), FakeMonitor([(0, ram.stat().st_size, ram, 0)]), about())
+"""
+
+
+def test_not_even_sigkill_leaves_a_part_of_it(guest: FakeMonitor, tmp_path: Path) -> None:
+    ram = guest.regions[0][2]
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, ram, tmp_path / "vmcore"], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"copying\n"
+        process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == ["guest"]
 
 
 def test_a_dump_that_would_be_too_large(guest: FakeMonitor, tmp_path: Path) -> None:
