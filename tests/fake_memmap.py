@@ -207,7 +207,7 @@ class FakeGuest:
         return FakeAccess(
             program=None,
             layout=self.layout,
-            monitor=None,  # type: ignore[arg-type]
+            source=None,  # type: ignore[arg-type]
             vmemmap=VMEMMAP,
             _levels=4,
             _section_shift=15,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fake_memmap import BASE, LAYOUT, VMEMMAP, FakeAccess, FakeGuest, devdax, devdax_in_ram, fsdax, truth
 from vmtests.memmap import flip
+from vmtests.memmap.access import Live
 from vmtests.memmap.check import check
 from vmtests.memmap.expected import Facts, expected
 from vmtests.memmap.flip import Flip, plan, prove
@@ -36,13 +38,13 @@ class Stopping:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def execute(self, command: str) -> None:
+    def execute(self, command: str, **_: Any) -> None:
         self.told.append(command)
 
 
 def stoppable(guest: FakeGuest) -> FakeAccess:
     access = guest.access()
-    access.monitor = Stopping()  # type: ignore[assignment]
+    access.source = Live(Stopping())
     return access
 
 
@@ -97,7 +99,7 @@ def test_all_flips_are_found_and_undone(kind: str, tmp_path: Path) -> None:
     assert proof.passed, str(proof)
     assert len(proof.flips) == 300
     assert (guest.ram.read_bytes(), guest.nvdimm.read_bytes()) == before
-    assert access.monitor.told == ["stop", "cont"]  # type: ignore[attr-defined]
+    assert access.source.monitor.told == ["stop", "cont"]  # type: ignore[attr-defined]
 
 
 def blind(result: MemmapResult) -> MemmapResult:
@@ -162,4 +164,4 @@ def test_an_error_inside_undoes_the_flips(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no more"):
         fails()
     assert guest.nvdimm.read_bytes() == before
-    assert access.monitor.told == ["stop", "cont"]  # type: ignore[attr-defined]
+    assert access.source.monitor.told == ["stop", "cont"]  # type: ignore[attr-defined]

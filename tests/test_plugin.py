@@ -43,6 +43,7 @@ CASES = str(ROOT / "vmtests" / "cases")
         (["--patch", "/nonexistent.patch"], "/nonexistent.patch"),
         (["--kernel-tree", "/nonexistent"], "/nonexistent"),
         (["--max-regression", "much"], "much"),
+        (["--dump", "often"], "--dump often: it can be auto, never"),
     ],
 )
 def test_usage(tmp_path: Path, arguments: list[str], says: str) -> None:

@@ -70,6 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
     add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
     add("--keep", action="store_true", help="keep the guests' files")
+    add("--dump", default="auto", metavar="WHEN", help="auto: of the first guest whose kernel fails a test; never")
     add("--tier", default="quick", metavar="TIER", help="quick: CI; full: every config, mutant and fault")
     add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
     add("--max-regression", metavar="PERCENT", help="fail (exit 1) on a slowdown above this, such as 1%%")
@@ -105,6 +106,7 @@ def _options(config: pytest.Config) -> Options:
         cpu_model=value("--cpu-model"),
         record=value("--record"),
         keep=value("--keep"),
+        dump=value("--dump"),
         tier=value("--tier"),
         fresh=value("--fresh"),
         max_regression=None if limit is None else parse_percent("--max-regression", limit),
@@ -285,7 +287,12 @@ def pytest_runtest_makereport(
         if known:
             report.longrepr = f"{type(error).__name__}: {error}"
         if _RUN in item.config.stash:
-            item.config.stash[_RUN].note_failure(item.nodeid, report.longreprtext)
+            run = item.config.stash[_RUN]
+            if said := run.dumps.failed(error):
+                report.sections.append(("dump", "\n".join(said)))
+            run.note_failure(item.nodeid, "\n".join([report.longreprtext, *said]))
+    elif report.when == "call" and not report.failed and _RUN in item.config.stash:
+        item.config.stash[_RUN].dumps.passed()
     return report
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import compare, history, host, kernel
+from vmtests.cli import compare, crash, history, host, kernel, memmap
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -20,6 +20,8 @@ examples:
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
+  vmtests memmap check FILE                          every struct page in a dump that vmtests wrote
+  vmtests crash FILE                                 crash(8), new enough for the kernel, on a dump
 
 The tests themselves are run by pytest: pytest vmtests/ -k rebind
 """
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, compare, history):
+    for verb in (host, kernel, compare, history, memmap, crash):
         verb.add(verbs)
     return parser
 

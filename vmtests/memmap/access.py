@@ -1,14 +1,17 @@
-"""A running guest's memmap seen from the host: drgn for the kernel's own tables, the memory files for the bytes."""
+"""A kernel's memmap seen from the host: drgn for the kernel's own tables, files that hold its memory for the bytes.
+
+The kernel is that of a running guest, or of a dump of one.
+"""
 
 from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import drgn
 
@@ -17,7 +20,7 @@ from vmtests.memmap import debuginfo, pgmap
 from vmtests.memmap.expected import Facts
 from vmtests.memmap.layout import PAGE_SHIFT, PAGE_SIZE, PageLayout
 from vmtests.memmap.pagetable import Window, walk
-from vmtests.memmap.physical import Monitor, PhysicalMemory, regions
+from vmtests.memmap.physical import Monitor, PhysicalMemory, Region, regions
 from vmtests.memmap.sections import Sections
 from vmtests.memmap.truth import RangeTruth
 
@@ -25,27 +28,25 @@ if TYPE_CHECKING:
     from vmtests.guest import Guest
 
 
-@dataclass
-class Access:
-    """drgn attached to a guest's kernel, and the way to the guest's memory files.
+class Source(Protocol):
+    """What the kernel's memory is read from."""
 
-    Args:
-        program: drgn's view of the running kernel.
-        layout: of its struct page.
-        monitor: QEMU's monitor, the one that drgn does not hold.
-        vmemmap: address of the struct page of pfn 0.
-    """
+    def regions(self) -> tuple[Region, ...]:
+        """Return where physical memory lies in files, in order of address."""
 
-    program: drgn.Program
-    layout: PageLayout
+    def stopped(self) -> AbstractContextManager[None]:
+        """The CPUs stand still inside."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running guest, by QEMU's monitor: the one that drgn does not hold."""
+
     monitor: Monitor
-    vmemmap: int
-    _levels: int
-    _section_shift: int
 
-    def memory(self, *, writable: bool = False) -> PhysicalMemory:
-        """Return the guest's memory as it is laid out now (a DIMM plugged later is not in it), to be entered."""
-        return PhysicalMemory(regions(self.monitor), writable=writable)
+    def regions(self) -> tuple[Region, ...]:
+        """Return where guest physical memory lies now; a DIMM plugged later is not in it."""
+        return regions(self.monitor)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -55,6 +56,52 @@ class Access:
             yield
         finally:
             self.monitor.execute("cont")
+
+
+@dataclass
+class Access:
+    """drgn attached to a kernel, and the way to the files that hold its memory.
+
+    Args:
+        program: drgn's view of the kernel.
+        layout: of its struct page.
+        source: what its memory is read from.
+        vmemmap: address of the struct page of pfn 0.
+    """
+
+    program: drgn.Program
+    layout: PageLayout
+    source: Source
+    vmemmap: int
+    _levels: int
+    _section_shift: int
+
+    @classmethod
+    def of(cls, program: drgn.Program, source: Source, config: Mapping[str, str]) -> Access:
+        """Return the access to the kernel that `program` has as its target, debug info loaded.
+
+        Args:
+            program: attached.
+            source: what the memory of the same kernel is read from.
+            config: the kernel's .config, as `debuginfo.derive` takes it.
+        """
+        info = vmcoreinfo(program)
+        return cls(
+            program=program,
+            layout=debuginfo.derive(program, config, info["OSRELEASE"]),
+            source=source,
+            vmemmap=program["vmemmap_base"].value_(),
+            _levels=5 if int(info["NUMBER(pgtable_l5_enabled)"]) else 4,
+            _section_shift=int(info["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT,
+        )
+
+    def memory(self, *, writable: bool = False) -> PhysicalMemory:
+        """Return the kernel's memory, to be entered."""
+        return PhysicalMemory(self.source.regions(), writable=writable)
+
+    def stopped(self) -> AbstractContextManager[None]:
+        """The CPUs stand still inside."""
+        return self.source.stopped()
 
     def window(self, memory: PhysicalMemory, first_pfn: int, end_pfn: int) -> Window:
         """Walk the kernel's page tables for the struct pages from `first_pfn` to `end_pfn`."""
@@ -118,17 +165,8 @@ def attach(guest: Guest) -> Iterator[Access]:
             program.set_qemu_qmp(str(guest.drgn_socket))
         except (OSError, ValueError, drgn.FaultError) as error:
             raise HostFailure(f"drgn cannot attach to {guest.drgn_socket}: {error}") from error
-        info = _vmcoreinfo(program)
-        load(program, kernel.vmlinux, info)
-        layout = debuginfo.derive(program, kernel.config_values(), info["OSRELEASE"])
-        access = Access(
-            program=program,
-            layout=layout,
-            monitor=guest.monitor,
-            vmemmap=program["vmemmap_base"].value_(),
-            _levels=5 if int(info["NUMBER(pgtable_l5_enabled)"]) else 4,
-            _section_shift=int(info["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT,
-        )
+        load(program, kernel.vmlinux, vmcoreinfo(program))
+        access = Access.of(program, Live(guest.monitor), kernel.config_values())
         yield access
     finally:
         # The monitor serves one client, and drgn leaves it only with the last reference to its program.
@@ -138,7 +176,12 @@ def attach(guest: Guest) -> Iterator[Access]:
         gc.collect()
 
 
-def _vmcoreinfo(program: drgn.Program) -> dict[str, str]:
+def vmcoreinfo(program: drgn.Program) -> dict[str, str]:
+    """Return what the kernel says of itself for dumps (Documentation/admin-guide/kdump/vmcoreinfo.rst).
+
+    Raises:
+        HostFailure: it says nothing, or not what is needed here.
+    """
     try:
         text = program["VMCOREINFO"].string_().decode()
     except (KeyError, drgn.FaultError) as error:

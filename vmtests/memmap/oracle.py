@@ -15,6 +15,7 @@ from vmtests.memmap.difference import Digest, digest
 from vmtests.memmap.flip import Proof, prove
 from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
+from vmtests.memmap.known import Known
 from vmtests.memmap.layout import PAGE_SHIFT, Role
 from vmtests.memmap.pgmap import truths
 from vmtests.memmap.poison import Poison, altmap_area, poison
@@ -48,6 +49,7 @@ class Oracle:
     _poisons: dict[str, Poison] = field(default_factory=dict)
     _neighbours: dict[str, Neighbours] = field(default_factory=dict)
     _nodes: dict[str, int] = field(default_factory=dict)
+    _known: dict[str, Known] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -68,6 +70,23 @@ class Oracle:
     def ranges(self) -> tuple[RangeTruth, ...]:
         """Return the range of every pgmap that the kernel has now, for binds that no probe has seen."""
         return truths(self.access.program)
+
+    @property
+    def known(self) -> tuple[Known, ...]:
+        """What is known of the memmaps that there are now: enough to check them in a dump of the guest."""
+        return tuple(self._known.values())
+
+    def saw(self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False) -> None:
+        """Remember what the probe saw of the namespace's last bind, and whether that was done over poison."""
+        applied = self._poisons.get(namespace.name) or self._poisons.get(_FIRST)
+        self._known[namespace.name] = Known(
+            namespace.id, namespace.device, truth, self.node(namespace), applied if poisoned else None
+        )
+
+    def forget(self, namespace: Namespace) -> None:
+        """Forget a namespace that is there no more."""
+        for kept in (self._truths, self._poisons, self._neighbours, self._known):
+            kept.pop(namespace.name, None)
 
     def check(
         self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False, limit: int = EXAMPLES

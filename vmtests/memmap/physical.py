@@ -137,15 +137,15 @@ class PhysicalMemory:
 
     def written(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell for each physical address of a page whether its file holds data there, or a hole."""
-        extents = np.array([extent for region in self.regions for extent in self._data(region)], dtype=np.int64)
+        extents = np.array([extent for region in self.regions for extent in self.data(region)], dtype=np.int64)
         if not len(extents):
             return np.zeros(frames.shape, dtype=bool)
         index = np.maximum(np.searchsorted(extents[:, 0], frames, side="right") - 1, 0)
         inside: NDArray[np.bool_] = (frames >= extents[index, 0]) & (frames < extents[index, 1])
         return inside
 
-    def _data(self, region: Region) -> Iterator[tuple[int, int]]:
-        """Yield the physical addresses, first and end, of the region's parts that are no holes."""
+    def data(self, region: Region) -> Iterator[tuple[int, int]]:
+        """Yield the physical addresses, first and end, of the region's parts that are no holes in its file."""
         descriptor, end = self._files[region.file], region.offset + region.size
         at = region.offset
         while at < end:
@@ -161,7 +161,7 @@ class PhysicalMemory:
 
     def read_into(self, view: memoryview, address: int) -> None:
         """Fill `view` with the bytes from the physical `address` on."""
-        for descriptor, file, offset, at, size in self._pieces(address, len(view)):
+        for descriptor, file, offset, at, size in self.pieces(address, len(view)):
             try:
                 got = os.preadv(descriptor, [view[at : at + size]], offset)
             except OSError as error:
@@ -190,7 +190,7 @@ class PhysicalMemory:
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Write `data` from the physical `address` on; the guest sees it at once."""
         view = memoryview(data)
-        for descriptor, file, offset, at, size in self._pieces(address, len(view)):
+        for descriptor, file, offset, at, size in self.pieces(address, len(view)):
             while size:
                 try:
                     put = os.pwrite(descriptor, view[at : at + size], offset)
@@ -198,8 +198,11 @@ class PhysicalMemory:
                     raise HostFailure(f"writing the guest's memory to {file} failed: {error.strerror}") from error
                 at, offset, size = at + put, offset + put, size - put
 
-    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, Path, int, int, int]]:
-        """Yield (descriptor, file, offset in the file, offset in the whole, size) in order."""
+    def pieces(self, address: int, size: int) -> Iterator[tuple[int, Path, int, int, int]]:
+        """Yield where the bytes from the physical `address` on lie, in order.
+
+        Each is (descriptor, file, offset in the file, offset in the whole, size).
+        """
         done = 0
         while done < size:
             index = bisect_right(self._bounds, address + done) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vmtests.errors import KernelFailure
 from vmtests.guest import Guest
@@ -22,6 +23,7 @@ from vmtests.record import FlipEntry, MemmapEntry, NamespaceEntry, RecordWriter
 from vmtests.report.progress import Progress
 from vmtests.timing.probes import Probes
 from vmtests.timing.rebind import Bind, Rebinder
+from vmtests.vmcore import About, Vmcore, write
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Bench:
         self._rebinder = Rebinder(self.guest, namespace, self.probes, self.boot, self.clock)
 
     def _note_namespace(self, first: Bind) -> None:
+        self._saw(first)
         self.record.add(
             NamespaceEntry(
                 id=self.namespace.id,
@@ -115,12 +118,14 @@ class Bench:
         if self._namespace is not None:
             with self.progress.task(f"{self.label}: destroy the namespace"):
                 destroy_namespace(self.guest, self._namespace)
+                self.oracle.forget(self._namespace)
         self._namespace = self._rebinder = None
 
     def rebind(self, times: int) -> list[Bind]:
         """Unbind and bind the driver `times` times and return the binds."""
         with self.progress.task(f"{self.label}: {times} rebinds") as update:
             binds = self.rebinder.rebind(1, times, progress=lambda index: update(f"{index}/{times}"))
+        self._saw(binds[-1])
         self._note(*binds)
         return binds
 
@@ -132,8 +137,12 @@ class Bench:
         """Unbind, overwrite the memmap from the host, bind: only what this bind writes can be right afterwards."""
         with self.progress.task(f"{self.label}: rebind over a poisoned memmap"):
             bind = self.rebinder.rebind_over(index, self._poison)
+        self._saw(bind)
         self._note(bind)
         return bind
+
+    def _saw(self, bind: Bind) -> None:
+        self.oracle.saw(self.namespace, bind.truth, poisoned=bind.entry.poisoned)
 
     def _poison(self) -> None:
         self.oracle.poison(self.namespace)
@@ -150,6 +159,8 @@ class Bench:
         if len(seen) != len(namespaces):
             raise KernelFailure(f"{len(namespaces)} binds at once initialised {len(seen)} memmaps")
         ordered = [seen[namespace.name] for namespace in namespaces]
+        for namespace, one in zip(namespaces, ordered, strict=True):
+            self.oracle.saw(namespace, one.truth, poisoned=True)
         ends = [one.entered_ns + one.duration_ns for one in ordered]
         return Together(
             binds=tuple(
@@ -192,6 +203,11 @@ class Bench:
         )
         result.verify(f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}")
         return result
+
+    def dump(self, file: Path, reason: str = "asked for by a test") -> Vmcore:
+        """Write the dump of the guest as it is now, with all that is known of its memmaps."""
+        with self.progress.task(f"{self.label}: dump"):
+            return write(file, self.guest.monitor, About.of(self.guest.kernel, self.oracle.known, reason))
 
     def prove_check(self, bind: Bind, flips: int, seed: int) -> Proof:
         """Flip bits all over the memmap, which is right, look whether the check finds each, and flip them back."""

@@ -61,6 +61,7 @@ _CHOICES = {
     "accel": ("auto", "kvm", "tcg"),
     "clock": ("auto", "wall", "icount"),
     "rig": ("ssh", "sealed"),
+    "dump": ("auto", "never"),
     "tier": ("quick", "full"),
 }
 
@@ -88,6 +89,7 @@ class Options:
     cpu_model: str = "Icelake-Server"
     record: Path | None = None
     keep: bool = False
+    dump: str = "auto"
     tier: str = "quick"
     fresh: bool = False
     max_regression: float | None = None

@@ -23,6 +23,8 @@ from vmtests.report import words
 from vmtests.report.progress import Progress
 from vmtests.run import unprobed, verdicts
 from vmtests.run.bench import Bench
+from vmtests.run.dumps import NAME as DUMP
+from vmtests.run.dumps import Dumps
 from vmtests.run.options import Options
 from vmtests.run.pairs import Pairs
 from vmtests.run.sealed import SealedBench
@@ -46,6 +48,7 @@ class Run:
         self.options = options
         self.progress = progress
         self.record = RecordWriter(_folder(options), argv=argv, seed=options.run_seed())
+        self.dumps = Dumps(self.record, enabled=options.dump == "auto")
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
         self._unbuildable: dict[str, VmtestsError] = {}
@@ -177,8 +180,9 @@ class Run:
             with self.progress.task(f"{name}: boot"):
                 guest = stack.enter_context(boot(built, self.image, machine, evidence=folder, append=append))
             self._note_guest(guest, number)
-            yield guest
-            guest.check_alive()
+            with self.dumps.watch(guest):
+                yield guest
+                guest.check_alive()
             self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
 
     @contextmanager
@@ -239,6 +243,8 @@ class Run:
             nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size, node=node)
             with self.progress.task(f"{name}: hot-plug"):
                 region = plug(guest, nvdimm)
+            # Entered last: the dump is written before anything of the guest is taken away.
+            stack.enter_context(self.dumps.watch(guest, lambda: oracle.known))
             yield Bench(
                 guest=guest,
                 region=region,
@@ -298,7 +304,8 @@ class Run:
             yield folder
         finally:
             for path in sorted(folder.iterdir()):
-                self.record.add_evidence(path.stem, path)
+                if path.name != DUMP:  # noted once it is sure to stay
+                    self.record.add_evidence(path.stem, path)
 
     def note_host(self, machine: Machine, cpu_warnings: tuple[str, ...]) -> None:
         """Note the host, and what its accelerator lacks of the guests' CPU model."""
