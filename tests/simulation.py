@@ -51,20 +51,25 @@ HOSTS = (
 )
 
 
-def logarithms(host: Host, runs: int, pairs: int, rng: np.random.Generator) -> Floats:
-    """Return runs x pairs x kernels x (first, median of the rebinds), of equal kernels."""
+def draw(host: Host, runs: int, pairs: int, rng: np.random.Generator) -> Floats:
+    """Return runs x pairs x kernels x binds (the first, then the rebinds), of equal kernels, as logarithms."""
     shape = (runs, 2 * pairs)
     boots = rng.normal(0, host.boot, shape) + host.drift * np.arange(2 * pairs)
     boots += (rng.random(shape) < 0.05) * rng.exponential(host.boot, shape)
-    binds = rng.normal(0, host.bind, (*shape, _REBINDS + 1))
-    binds[..., 0] = binds[..., 0] * 1.5 + 1.7
-    binds += (rng.random(binds.shape) < 0.05) * rng.exponential(0.5, binds.shape)
-    found = np.stack([boots + binds[..., 0], boots + np.median(binds[..., 1:], axis=2)], axis=-1)
-    by_kernel = np.empty((runs, pairs, 2, 2))
+    found = rng.normal(0, host.bind, (*shape, _REBINDS + 1))
+    found[..., 0] = found[..., 0] * 1.5 + 1.7
+    found += (rng.random(found.shape) < 0.05) * rng.exponential(0.5, found.shape) + boots[..., None]
+    by_kernel = np.empty((runs, pairs, 2, _REBINDS + 1))
     for run in range(runs):
         for slot, (kernel, boot) in enumerate(plan.order(KERNELS, pairs, seed=run)):
             by_kernel[run, boot, KERNELS.index(kernel)] = found[run, slot]
     return by_kernel
+
+
+def logarithms(host: Host, runs: int, pairs: int, rng: np.random.Generator) -> Floats:
+    """Return runs x pairs x kernels x (first, median of the rebinds), of equal kernels."""
+    found = draw(host, runs, pairs, rng)
+    return np.stack([found[..., 0], np.median(found[..., 1:], axis=-1)], axis=-1)
 
 
 def binds(values: Floats, *, namespace: str = "fsdax-dev", effect: float = 0.0) -> list[BindEntry]:
