@@ -127,14 +127,14 @@ def agreed(
     for call, tick in zip(by_time, by_tick, strict=True):
         truth = _truth(call.arguments)
         # Of two binds at once, the first to return need not be the first to have printed.
-        line = next((line for line in left if line[0] == truth.pages), None)
-        if line is None or tick.arguments != call.arguments:
+        fitting = [line for line in left if line[0] == truth.pages]
+        if not fitting or tick.arguments != call.arguments:
             raise KernelFailure(
                 f"{FUNCTION}() says it initialised {left[0][0]} pages, but its arguments mean {truth.pages} "
                 f"(pfn {truth.first_pfn:#x} to {truth.end_pfn:#x}): the altmap or the range was read wrongly by it"
             )
-        left.remove(line)
-        pages, milliseconds = line
+        left.remove(fitting[0])
+        pages, milliseconds = fitting[0]
         seen.append(Seen(truth, call.duration, tick.duration, pages, milliseconds, call.entered))
     return seen
 

@@ -117,7 +117,7 @@ class Rebinder:
 
     def bind_of(self, index: int, seen: Seen, *, poisoned: bool) -> Bind:
         """Return a call that the probes saw as the bind of this number."""
-        return bind_of(
+        return bind_from(
             seen,
             self.probes.marks,
             kernel=self.guest.kernel.name,
@@ -129,7 +129,7 @@ class Rebinder:
         )
 
 
-def bind_of(
+def bind_from(
     seen: Seen,
     marks: Mapping[str, int],
     *,

@@ -21,7 +21,7 @@ from vmtests.guest.sealed import SealedGuest, sealed
 from vmtests.pmem import Nvdimm, Prepared
 from vmtests.timing import trace
 from vmtests.timing.probes import FUNCTION, agreed, debug_lines, definitions
-from vmtests.timing.rebind import Bind, bind_of
+from vmtests.timing.rebind import Bind, bind_from
 
 if TYPE_CHECKING:
     from vmtests.image import Image
@@ -117,7 +117,7 @@ def _binds(console: str, kernel: str, namespace: str, boot: int, rebinds: int) -
         )
     marks = trace.marks(events)
     return tuple(
-        bind_of(one, marks, kernel=kernel, boot=boot, namespace=namespace, index=index, clock="icount", rig="sealed")
+        bind_from(one, marks, kernel=kernel, boot=boot, namespace=namespace, index=index, clock="icount", rig="sealed")
         for index, one in enumerate(seen)
         if index
     )
