@@ -30,7 +30,16 @@ from vmtests.kernel.source import DEBIAN, split
 #: The name that --patch makes.
 PATCH = "patch"
 
-_KEYS = {"inherits": str, "series": str, "source": str, "fragments": list, "patches": str, "upto": int, "cc": str, "absent": dict}
+_KEYS = {
+    "inherits": str,
+    "series": str,
+    "source": str,
+    "fragments": list,
+    "patches": str,
+    "upto": int,
+    "cc": str,
+    "absent": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
