@@ -49,16 +49,21 @@ def kernel_of(run: Run, mutant: Mutant | None = None) -> str:
 @contextmanager
 def mutated(run: Run, name: str | None, mutant: Mutant, *, clock: str = "wall") -> Iterator[Bench]:
     """Boot the mutants' kernel as the mutant of this name, or as none, with an NVDIMM large enough to show it."""
-    kind, beside = kind_of(mutant), mutant.place == "beside-boot"
-    words = [f"{PARAMETER}={name}"] if name else []
+    kind = kind_of(mutant)
+    nodes, beside = mutant.place == "node-1", mutant.place == "beside-boot"
+    words = [
+        *([f"{PARAMETER}={name}"] if name else []),
+        *(["maxcpus=1"] if nodes else []),
+        *([f"memmap={BOOT_DIMM}@{DEVICE_MEMORY}"] if beside else []),
+    ]
     with run.bench(
         kernel_of(run, mutant),
         kind,
         0,
         pmem_size=4 * GIB if kind.align_bytes == GIB else GIB,
         clock=clock,
-        append=[*words, f"memmap={BOOT_DIMM}@{DEVICE_MEMORY}"] if beside else words,
-        nodes=2 if mutant.place == "node-1" else 1,
+        append=words,
+        nodes=2 if nodes else 1,
         dimm_bytes=BOOT_DIMM if beside else 0,
     ) as bench:
         if name:
