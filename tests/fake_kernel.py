@@ -10,7 +10,7 @@ MAKEFILE = r"""
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 objects := mm/mm_init.o lib/string.o
 ifndef sub
-tinyconfig olddefconfig bzImage:
+tinyconfig olddefconfig bzImage mm/mm_init.o:
 	@mkdir -p $(O)
 	@$(MAKE) -C $(O) -f $(CURDIR)/Makefile sub=1 srctree=$(if $(filter $(CURDIR)/build,$(O)),..,$(CURDIR)) $@
 mrproper:

@@ -67,6 +67,22 @@ def test_a_kernel(tree: Path) -> None:
     assert (again.key, again.image) == (built.key, built.image)
 
 
+def test_one_file_alone(tree: Path) -> None:
+    path = kernel.compile_object(recipe_of(tree), "mm/mm_init.o")
+    assert b"page7" in path.read_bytes()
+    assert sorted(child.name for child in path.parent.iterdir()) == ["mm_init.o"]
+    assert not (cache.root() / "kernels").exists()
+    assert kernel.compile_object(recipe_of(tree), "mm/mm_init.o") == path
+
+
+def test_one_file_that_does_not_compile(tree: Path) -> None:
+    kernel.build(recipe_of(tree))
+    patch = fake_kernel.patch(tree, "mm/mm_init.c", "int page7;", "lung page7;", tree.parent / "a.patch")
+    with pytest.raises(HostFailure, match=r"compiling mm/mm_init\.o of kernel patch failed: .*lung"):
+        kernel.compile_object(recipe_of(tree, patch), "mm/mm_init.o")
+    assert not list((cache.root() / "objects").glob("[!.]*"))
+
+
 def test_a_variant_compiles_what_its_patch_changes(tree: Path) -> None:
     base = kernel.build(recipe_of(tree))
     patch = fake_kernel.patch(tree, "mm/mm_init.c", "int page7;", "long page7;", tree.parent / "a.patch")

@@ -25,6 +25,8 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_recipes_that_we_ship() -> None:
     assert {"base", "patched"} <= set(kernel.known())
+    steps = [kernel.load(name) for name in ("patched-1", "patched-2", "patched-3", "patched")]
+    assert [len(step.patches) for step in steps] == [1, 2, 3, 4]
     base, patched = kernel.load("base"), kernel.load("patched")
     assert not base.patches
     assert patched.patches
@@ -39,6 +41,11 @@ def test_inherits_and_orders_its_patches(kernels: Path) -> None:
     assert [patch.name for patch in patched.patches] == ["0001-a.patch", "0002-b.patch"]
     assert patched.fragments == (kernels / "fragments/base.config",)
     assert patched.describe() == "linux-source-7.3, base.config, 0001-a.patch, 0002-b.patch, gcc"
+
+
+def test_stops_at_a_patch(kernels: Path) -> None:
+    (kernels / "patched-1.toml").write_text('inherits = "patched"\nupto = 1\n')
+    assert [patch.name for patch in kernel.load("patched-1").patches] == ["0001-a.patch"]
 
 
 @pytest.mark.usefixtures("kernels")
@@ -98,6 +105,9 @@ def test_config_files(tmp_path: Path) -> None:
         ("series", "the recipe cannot be read"),
         ('series = "7.3"', "lacks fragments"),
         ('inherits = "base"\npatches = "none"', "there is no patch in"),
+        ('inherits = "patched"\nupto = 3', "upto is 3, and there are 2 patches"),
+        ('inherits = "patched"\nupto = 0', "upto is 0, and there are 2 patches"),
+        ('inherits = "base"\nupto = 1', "upto is 1, and there are 0 patches"),
     ],
 )
 def test_bad_recipes(kernels: Path, text: str, message: str) -> None:

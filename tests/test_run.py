@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vmtests.errors import ExitCode, UsageError, worst
+from vmtests.host import Accelerator
 from vmtests.pmem import NamespaceSpec
 from vmtests.run import plan
 from vmtests.run.options import Options, parse_size
@@ -84,6 +85,15 @@ class Lender(Run):
 
     def destroy_namespace(self) -> None:
         self.said.append("destroy")
+
+
+def test_counting_takes_tcg_and_one_cpu_whatever_the_run_uses() -> None:
+    run = Lender()
+    run.options = Options()
+    run.__dict__["accelerator"] = Accelerator("kvm", "it works", True)
+    plain, counted = run.machine(), run.machine(counted=True)
+    assert (plain.accelerator, plain.icount, plain.cpus) == ("kvm", False, 2)
+    assert (counted.accelerator, counted.icount, counted.cpus) == ("tcg", True, 1)
 
 
 def test_kinds_share_a_guest_until_one_fails() -> None:

@@ -104,20 +104,7 @@ def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> K
         UsageError: a tree or a revision that is not there.
         HostFailure: no source, a patch that does not apply, a config line that Kconfig drops, a compiler's error.
     """
-    tell = progress or (lambda _: None)
-    if re.search(r"[\s:]", str(cache.root())):
-        raise HostFailure(
-            f"no kernel builds in {cache.root()}, for make: set XDG_CACHE_HOME to a folder without ' ' and ':'"
-        )
-    found = source.find(recipe.source, recipe.series, tell)
-    plan = _Plan(
-        recipe=recipe,
-        source=found,
-        toolchain=Toolchain.of(recipe.cc),
-        request=Request.of(recipe),
-        patches=(*([found.diff] if found.diff else []), *recipe.patches),
-        tell=tell,
-    )
+    plan = _plan(recipe, progress)
     started = time.monotonic()
     key = plan.key()
     cached = cache.find("kernels", key) is not None
@@ -130,12 +117,45 @@ def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> K
         vmlinux=entry / "vmlinux",
         config=entry / "config",
         config_sha256=said["config_sha256"],
-        source=found.title,
+        source=plan.source.title,
         compiler=plan.toolchain.compiler,
         patches=recipe.patches,
         build_seconds=None if cached else round(time.monotonic() - started, 1),
         key=key,
-        diff=found.diff.path if found.diff else None,
+        diff=plan.source.diff.path if plan.source.diff else None,
+    )
+
+
+def compile_object(recipe: Recipe, target: str, *, progress: Callable[[str], None] | None = None) -> Path:
+    """Compile one file of a kernel, which takes seconds, or find the object in the cache, and return it.
+
+    Args:
+        recipe: of the kernel.
+        target: such as "mm/mm_init.o".
+        progress: told what is being done, a short line at a time.
+
+    Raises:
+        UsageError, HostFailure: as `build` does.
+    """
+    plan = _plan(recipe, progress)
+    key = hashlib.sha256(f"{plan.key()}\0{target}".encode()).hexdigest()[:32]
+    return cache.entry("objects", key, lambda to: plan.fill_object(to, target)) / Path(target).name
+
+
+def _plan(recipe: Recipe, progress: Callable[[str], None] | None) -> _Plan:
+    tell = progress or (lambda _: None)
+    if re.search(r"[\s:]", str(cache.root())):
+        raise HostFailure(
+            f"no kernel builds in {cache.root()}, for make: set XDG_CACHE_HOME to a folder without ' ' and ':'"
+        )
+    found = source.find(recipe.source, recipe.series, tell)
+    return _Plan(
+        recipe=recipe,
+        source=found,
+        toolchain=Toolchain.of(recipe.cc),
+        request=Request.of(recipe),
+        patches=(*([found.diff] if found.diff else []), *recipe.patches),
+        tell=tell,
     )
 
 
@@ -188,6 +208,19 @@ class _Plan:
                 evidence=[path],
             )
         return path
+
+    def fill_object(self, to: Path, target: str) -> None:
+        """Compile one file into the folder of a new entry, with what is built already of the nearest kernel."""
+        tree = self._patched(to / "linux")
+        make = Make(tree, tree / "build", self.toolchain)
+        if (nearest := self._nearest()) is not None:
+            make.adopt(nearest / "objects")
+        else:
+            make.build.mkdir()
+        (make.build / ".config").write_bytes(self.config().read_bytes())
+        make(target, what=f"compiling {target} of kernel {self.recipe.name} failed", seconds=1800)
+        (make.build / target).rename(to / Path(target).name)
+        shutil.rmtree(tree)
 
     def _fill(self, to: Path) -> None:
         """Build into the folder of a new entry."""
@@ -250,8 +283,8 @@ class _Plan:
         wanted = set(self.config().read_text().splitlines())
         ours = (self.source.title, self.toolchain.compiler, self.toolchain.linker)
         found: list[tuple[int, Path]] = []
-        for entry in (cache.root() / "kernels").iterdir():
-            if entry.name.startswith(".") or not (entry / "objects").is_dir():
+        for entry in (cache.root() / "kernels").glob("[!.]*"):
+            if not (entry / "objects").is_dir():
                 continue
             said = json.loads((entry / "kernel.json").read_text())
             if (said["source"], said["compiler"], said["linker"]) == ours:
@@ -299,7 +332,7 @@ class _Plan:
 
 def _sweep() -> None:
     """Remove what killed builds have left, gigabytes each: the lock of one that lives cannot be had."""
-    for kind in ("configs", "kernels", "sources"):
+    for kind in ("configs", "kernels", "objects", "sources"):
         for rest in (cache.root() / kind).glob(".*.tmp"):
             key = rest.name[1:].rsplit(".", 2)[0]
             with contextlib.suppress(HostFailure), cache.locked(rest.with_name(f".{key}.lock"), seconds=0):

@@ -7,6 +7,7 @@
     source = "debian"           or DIR[@REV]
     fragments = ["base.config"] files in kernels/fragments, in this order
     patches = "folder"          a folder in kernels/patches, its *.patch applied in the order of their names
+    upto = 2                    of those, only as many
     cc = "gcc"
     [absent]                    words that the source must not have: it would not be what the recipe takes it for
     "mm/mm_init.c" = "template"
@@ -29,7 +30,16 @@ from vmtests.kernel.source import DEBIAN, split
 #: The name that --patch makes.
 PATCH = "patch"
 
-_KEYS = {"inherits": str, "series": str, "source": str, "fragments": list, "patches": str, "cc": str, "absent": dict}
+_KEYS = {
+    "inherits": str,
+    "series": str,
+    "source": str,
+    "fragments": list,
+    "patches": str,
+    "upto": int,
+    "cc": str,
+    "absent": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +176,10 @@ def _recipe(name: str, said: Mapping[str, Any]) -> Recipe:
         patches = tuple(map(Patch.read, sorted((kernels / "patches" / said["patches"]).glob("*.patch"))))
         if not patches:
             raise HostFailure(f"{path}: there is no patch in {kernels / 'patches' / said['patches']}")
+    if "upto" in said:
+        if not 1 <= said["upto"] <= len(patches):
+            raise HostFailure(f"{path}: upto is {said['upto']}, and there are {len(patches)} patches: 1 is the first")
+        patches = patches[: said["upto"]]
     return Recipe(
         name=name,
         series=said["series"],

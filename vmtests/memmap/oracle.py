@@ -12,6 +12,7 @@ from vmtests.errors import KernelFailure
 from vmtests.memmap.access import Access, attach
 from vmtests.memmap.check import check
 from vmtests.memmap.difference import Digest, digest
+from vmtests.memmap.expected import Segment, expected
 from vmtests.memmap.flip import Proof, prove
 from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
@@ -168,6 +169,12 @@ class Oracle:
         """
         _belongs(truth, namespace)
         return prove(self.access, truth, node=self.node(namespace), count=flips, seed=seed)
+
+    def segments(self, namespace: Namespace, truth: RangeTruth) -> tuple[Segment, ...]:
+        """Return what memmap_init_zone_device() initialises: single pages or folios, and how many pages of each."""
+        access = self.access
+        facts = access.facts(access.sections(truth.start_pfn, truth.end_pfn), self.node(namespace))
+        return expected(truth, access.layout, facts).pages
 
     def head(self, pfn: int) -> int:
         """Return the first page of the folio that a page is in, as compound_head() has it (page-flags.h:226-247)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,19 +133,26 @@ class Bench:
         if self.timed:
             self.record.add(*(bind.entry for bind in binds))
 
-    def rebind_over_poison(self, index: int) -> Bind:
-        """Unbind, overwrite the memmap from the host, bind: only what this bind writes can be right afterwards."""
+    def rebind_over_poison(self, index: int, *, unbound: Callable[[], None] = lambda: None) -> Bind:
+        """Unbind, overwrite the memmap from the host, bind: only what this bind writes can be right afterwards.
+
+        Args:
+            index: the bind's number.
+            unbound: called when the memmap is overwritten and the driver not bound yet.
+        """
+
+        def prepare() -> None:
+            self.oracle.poison(self.namespace)
+            unbound()
+
         with self.progress.task(f"{self.label}: rebind over a poisoned memmap"):
-            bind = self.rebinder.rebind_over(index, self._poison)
+            bind = self.rebinder.rebind_over(index, prepare)
         self._saw(bind)
         self._note(bind)
         return bind
 
     def _saw(self, bind: Bind) -> None:
         self.oracle.saw(self.namespace, bind.truth, poisoned=bind.entry.poisoned)
-
-    def _poison(self) -> None:
-        self.oracle.poison(self.namespace)
 
     def rebind_together(self, namespaces: Sequence[Namespace], index: int) -> Together:
         """Unbind all of them, overwrite their memmaps, and bind each by a task of its own, all at once."""

@@ -268,9 +268,14 @@ class Run:
 
     @contextmanager
     def in_turns(
-        self, name: str, *, memory_bytes: int = MEMORY_BYTES
+        self,
+        name: str,
+        *,
+        pmem_size: int | None = None,
+        clock: str | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> Iterator[Callable[[NamespaceSpec], AbstractContextManager[Bench]]]:
-        """Yield what lends a bench for one kind of namespace after the other, all on one guest.
+        """Yield what lends a bench for one kind of namespace after the other, all on one guest; `bench` has the rest.
 
         The namespace is destroyed when the bench is given back. After a failure the next one gets a new guest.
         """
@@ -283,7 +288,10 @@ class Run:
                 nonlocal current
                 try:
                     if current is None:
-                        current = stack.enter_context(self.bench(name, spec, next(boots), memory_bytes=memory_bytes))
+                        bench = self.bench(
+                            name, spec, next(boots), pmem_size=pmem_size, clock=clock, memory_bytes=memory_bytes
+                        )
+                        current = stack.enter_context(bench)
                     current.spec = spec
                     yield current
                     current.destroy_namespace()

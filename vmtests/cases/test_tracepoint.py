@@ -1,0 +1,75 @@
+"""The tracepoint page_ref_set: while it is on, a bind emits the events of the slow path, with a fast path too."""
+
+import pytest
+
+from vmtests.errors import KernelFailure
+from vmtests.pmem import KINDS, NamespaceSpec
+from vmtests.run.bench import Bench
+from vmtests.run.run import Run
+from vmtests.timing import references
+
+GIB = 1 << 30
+
+QUICK = ("fsdax-dev",)
+
+#: How often a bind is begun until the tracepoint was switched while it ran; the guest has one CPU.
+TRIES = 5
+
+
+def size_of(kind: NamespaceSpec) -> int:
+    """Return a size of NVDIMM with at least 3 sections, and 3 folios, of data."""
+    return 4 * GIB if kind.align_bytes == GIB else GIB
+
+
+def count_events(bench: Bench) -> None:
+    """Switch the event on, bind over poison, and hold the events against those of the slow path."""
+    first = bench.create_namespace()
+    namespace, truth = bench.namespace, first.truth
+    segments = bench.oracle.segments(namespace, truth)
+    wanted = references.slow_path(truth, segments, referenced=bench.spec.mode == "devdax")
+    with references.armed(bench.guest, truth) as events:
+        bind = bench.rebind_over_poison(1, unbound=events.count)
+        seen = events.counted()
+    references.compare(wanted, seen, f"kernel {bench.guest.kernel.name}, {namespace.id}")
+    bench.check_memmap(bind)
+
+
+def toggle_during_binds(bench: Bench) -> None:
+    """Switch the event on and off while a bind runs: no page is wrong, and no event is of a page that does not exist.
+
+    It was switched in the middle of a bind if there were some events of the slow path's, but not all.
+    """
+    first = bench.create_namespace()
+    bench.check_memmap(first)
+    segments = bench.oracle.segments(bench.namespace, first.truth)
+    wanted = references.slow_path(first.truth, segments, referenced=bench.spec.mode == "devdax")
+    everything = sum(wanted.values())
+    for index in range(1, TRIES + 1):
+        with references.armed(bench.guest, first.truth) as events:
+            bind = bench.rebind_over_poison(index, unbound=events.toggle)
+            seen, strays = events.toggled()
+        if strays:
+            raise KernelFailure(f"{strays} events of page_ref_set are of struct pages that are no pages")
+        bench.check_memmap(bind)
+        if 0 < seen < everything:
+            return
+    raise KernelFailure(
+        f"in {TRIES} binds the event was never switched in the middle: there were {seen} of {everything} events"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=kind.id, marks=() if kind.id in QUICK else pytest.mark.full) for kind in KINDS]
+)
+def test_no_event_is_lost(run: Run, kernel_name: str, kind: NamespaceSpec) -> None:
+    """FS_DAX pages: set to 1, then to 0. GENERIC ones and heads: to 1. Tails: to 1, then to 0."""
+    with run.bench(kernel_name, kind, 0, pmem_size=size_of(kind)) as bench:
+        count_events(bench)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", [NamespaceSpec(), NamespaceSpec("devdax")], ids=lambda kind: kind.id)
+def test_switched_during_a_bind(run: Run, kernel_name: str, kind: NamespaceSpec) -> None:
+    """Whatever the kernel was at when the event was switched, it ends with a right memmap."""
+    with run.bench(kernel_name, kind, 0, pmem_size=4 * GIB) as bench:
+        toggle_during_binds(bench)
