@@ -30,6 +30,7 @@ class Guest:
     """A guest that runs, as boot() makes it.
 
     Attributes:
+        port: of its SSH server, on 127.0.0.1.
         ram: the file that is the guest's memory.
         drgn_socket: a QMP monitor of its own for drgn.
         evidence: the folder of the console's log, QEMU's stderr, the QMP log, the commands' log and argv.sh.
@@ -48,6 +49,7 @@ class Guest:
     monitor: Monitor
     shell: Shell
     death: Death
+    port: int
     ram: Path
     drgn_socket: Path
     seconds_to_first_command: float

@@ -1,0 +1,226 @@
+"""Starting QEMU with everything that is connected to it; what its guest does is not looked at yet."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from vmtests.errors import HostFailure
+from vmtests.guest import trace
+from vmtests.guest.console import Console
+from vmtests.guest.death import Death
+from vmtests.guest.log import LIMIT, CappedLog
+from vmtests.guest.machine import Machine, Wiring
+from vmtests.guest.monitor import Monitor
+from vmtests.guest.process import STEP_SECONDS, Process, pasteable
+from vmtests.guest.supervised import SupervisedProcess, Supervision
+from vmtests.guest.workspace import Workspace
+
+if TYPE_CHECKING:
+    from vmtests.image import Image
+    from vmtests.kernel import Kernel
+
+#: A report of the kernel with its registers, before they are left out.
+REPORT_LINES = 70
+
+#: In the workspace of a supervised guest: its supervisor's process id.
+PID_FILE = "supervisor.pid"
+
+
+@dataclass(frozen=True)
+class Logs:
+    """The files of evidence of one guest, all in one folder."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def stderr(self) -> Path:
+        return self.folder / "qemu.stderr"
+
+    @property
+    def qmp(self) -> Path:
+        return self.folder / "qmp.log"
+
+    @property
+    def commands(self) -> Path:
+        return self.folder / "commands.log"
+
+    @property
+    def argv(self) -> Path:
+        return self.folder / "argv.sh"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A QEMU that runs.
+
+    Attributes:
+        keys: the socket that leads to the port that init reads the keys from.
+        ram: the file that is the guest's memory.
+        drgn, visitors: QMP monitors of their own, for drgn and, of a supervised guest, for who comes later.
+        started: when, by time.monotonic().
+        lifetime: what ends it. Not a context of its own: one that is kept must not end when Python clears its memory.
+    """
+
+    machine: Machine
+    workspace: Workspace
+    logs: Logs
+    process: Process
+    console: Console
+    monitor: Monitor
+    death: Death
+    keys: socket.socket
+    ram: Path
+    drgn: Path
+    visitors: Path
+    started: float
+    lifetime: ExitStack
+
+
+def launch(
+    kernel: Kernel,
+    image: Image,
+    machine: Machine,
+    *,
+    logs: Logs,
+    append: Sequence[str] = (),
+    incoming: bool = False,
+    supervised: bool = False,
+) -> Launched:
+    """Start QEMU; closing its `lifetime` ends it.
+
+    Args:
+        kernel, image, machine, append: what to boot; see boot().
+        logs: where its evidence goes.
+        incoming: it waits for the state of another QEMU instead of booting.
+        supervised: it does not die with us.
+
+    Raises:
+        HostFailure: a file is not there, or QEMU cannot be started.
+    """
+    for path, what in ((kernel.image, f"the image of kernel {kernel.name}"), (image.path, "the guest's image")):
+        if not path.is_file():
+            raise HostFailure(f"{what} is not there: {path}")
+    death = Death(evidence=(logs.console, logs.stderr, logs.argv))
+    with ExitStack() as stack:
+        Workspace.sweep()
+        workspace = stack.enter_context(Workspace())
+        ram = workspace.sparse("ram", machine.memory_bytes)
+        drgn, visitors = workspace.socket("drgn"), workspace.socket("qmp")
+        # Socket pairs: nothing to connect to, so no race and no name; what is written early waits in them.
+        pairs = [stack.enter_context(_Pair()) for _ in range(3)]
+        console_pair, monitor_pair, keys_pair = pairs
+        wiring = Wiring(
+            name=workspace.id,
+            kernel=kernel.image.absolute(),
+            initrd=image.path.absolute(),
+            append=machine.command_line(append),
+            ram=ram,
+            drgn=drgn,
+            console=console_pair.backend,
+            monitor=monitor_pair.backend,
+            keys=keys_pair.backend,
+            visitors=visitors if supervised else None,
+            incoming=incoming,
+        )
+        logs.argv.write_text(pasteable(machine.argv(wiring.by_hand())))
+        logs.argv.chmod(0o700)
+        started = time.monotonic()
+        argv, inherit = machine.argv(wiring), [pair.theirs.fileno() for pair in pairs]
+        if supervised:
+            supervision = Supervision(
+                console=console_pair.ours.fileno(),
+                drain=(monitor_pair.ours.fileno(), keys_pair.ours.fileno()),
+                hold=workspace.locks,
+                log=logs.console.absolute(),
+                limit=LIMIT,
+                pid_file=workspace.files / PID_FILE,
+            )
+            process: Process = SupervisedProcess(argv, stderr=logs.stderr, inherit=inherit, supervision=supervision)
+        else:
+            process = Process(argv, stderr=logs.stderr, inherit=inherit)
+        stack.enter_context(process)
+        for pair in pairs:
+            pair.theirs.close()
+        death.examine = process.examine
+        console = Console(
+            console_pair.ours,
+            stack.enter_context(CappedLog(logs.console)),
+            death,
+            ended=lambda: death.report(process.obituary()),
+        )
+        death.tail = lambda: trace.readable(console.tail(REPORT_LINES), kernel.vmlinux)
+        monitor = stack.enter_context(Monitor(monitor_pair.ours, stack.enter_context(CappedLog(logs.qmp)), death))
+        process.quit = lambda: monitor.execute("quit", seconds=STEP_SECONDS)
+        stack.callback(_end, process, console)
+        death.interrogate = lambda: _interrogate(monitor, console, death)
+        return Launched(
+            machine=machine,
+            workspace=workspace,
+            logs=logs,
+            process=process,
+            console=console,
+            monitor=monitor,
+            death=death,
+            keys=keys_pair.ours,
+            ram=ram,
+            drgn=drgn,
+            visitors=visitors,
+            started=started,
+            lifetime=stack.pop_all(),
+        )
+
+
+class _Pair:
+    """Two connected sockets: one for us, one for QEMU to inherit."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+
+    @property
+    def backend(self) -> str:
+        """QEMU's name for its end."""
+        return f"socket,fd={self.theirs.fileno()}"
+
+    def __enter__(self) -> _Pair:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+def _end(process: Process, console: Console) -> None:
+    """End QEMU and let the console take its last words."""
+    try:
+        process.end()
+    finally:
+        console.join(2)
+
+
+def _interrogate(monitor: Monitor, console: Console, death: Death) -> str:
+    """Let a guest that hangs print what it is doing, and return where its CPUs are; it is dead afterwards."""
+    registers = monitor.human("info registers -a", seconds=5)
+    # BREAK and a letter is SysRq on a serial console: the blocked tasks. Interrupts off, and nobody hears it. Nothing
+    # tells when the guest has taken the BREAK, and the letter must come after that.
+    monitor.execute("chardev-send-break", seconds=5, id="console")
+    time.sleep(0.1)
+    console.send(b"w")
+    death.settle()
+    # An NMI is heard always (unknown_nmi_panic): one CPU's backtrace, and a guest that is stopped for a dump.
+    monitor.execute("inject-nmi", seconds=5)
+    return "its CPUs were at RIP " + ", ".join(re.findall(r"RIP=([0-9a-f]+)", registers))
