@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--clock", default="auto", metavar="CLOCK", help="wall, icount; auto: wall on KVM, icount on TCG")
     add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
     add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
-    add("--keep", action="store_true", help="keep the guests' files")
+    add("--keep", action="store_true", help="let the guest of a failed test run on, and the last one")
     add("--tier", default="quick", metavar="TIER", help="quick: CI; full: every config, mutant and fault")
     add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
     add("--max-regression", metavar="PERCENT", help="fail (exit 1) on a slowdown above this, such as 1%%")
@@ -279,3 +279,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(
         summary.render(run.record, width=max(100, terminalreporter._tw.fullwidth), colour=colour)
     )
+    for guest in run.kept:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(summary.kept(guest.name, guest.kernel.name, guest.why, guest.ways_in()))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import compare, history, host, kernel
+from vmtests.cli import clean, compare, history, host, kernel, memmap
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -20,6 +20,8 @@ examples:
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
+  vmtests memmap check guest-0123abcd                every struct page of a guest that `pytest --keep` has left
+  vmtests clean                                      which guests were left, how to get in, and what the caches take
 
 The tests themselves are run by pytest: pytest vmtests/ -k rebind
 """
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, compare, history):
+    for verb in (host, kernel, compare, history, memmap, clean):
         verb.add(verbs)
     return parser
 

@@ -14,8 +14,8 @@ from vmtests import host
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import kept
 from vmtests.guest.guest import Guest
-from vmtests.guest.keys import Keys
 from vmtests.guest.kept import Kept
+from vmtests.guest.keys import Keys
 from vmtests.guest.launch import Launched, Logs, launch
 from vmtests.guest.log import CappedLog
 from vmtests.guest.machine import Machine
@@ -122,6 +122,7 @@ def _log_in(stack: ExitStack, launched: Launched, kernel: Kernel, image: Image, 
         seconds_to_first_command=took,
         cpu_warnings=tuple(host.parse_missing_features(logs.stderr.read_text(errors="replace"))),
         patience=patience,
+        lifetime=launched.lifetime,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vmtests.errors import KernelFailure
 from vmtests.guest.console import Console
@@ -20,6 +21,8 @@ from vmtests.guest.workspace import Workspace
 if TYPE_CHECKING:
     from vmtests.image import Image
     from vmtests.kernel import Kernel
+
+T = TypeVar("T")
 
 #: The pause between two looks at a condition in the guest.
 _TURN_USEC = 50_000
@@ -37,6 +40,7 @@ class Guest:
         seconds_to_first_command: from QEMU's start to the end of the first command over SSH.
         cpu_warnings: features of the CPU model that the accelerator lacks.
         patience: what deadlines for this guest are multiplied by.
+        lifetime: what ends it; see own().
     """
 
     kernel: Kernel
@@ -55,6 +59,7 @@ class Guest:
     seconds_to_first_command: float
     cpu_warnings: tuple[str, ...]
     patience: float
+    lifetime: ExitStack
 
     @property
     def pid(self) -> int:
@@ -70,6 +75,10 @@ class Guest:
     def alive(self) -> bool:
         """Whether no witness has reported a death."""
         return self.death.cause is None
+
+    def own(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that ends with the guest, which may outlive the caller: a file that QEMU has mapped."""
+        return self.lifetime.enter_context(context)
 
     def check_alive(self) -> None:
         """Raise what the guest died of, if it is dead.

@@ -1,7 +1,7 @@
 """Guests that were left running by --keep: what they are, how to get in, how to end them.
 
-Layout: a kept guest's workspace has `guest.json`, which says what it is, `binds.json`, the last bind of each of its
-namespaces as the probe saw it, the client's key and the pinned host key for ssh, and its supervisor's process id.
+Layout: a kept guest's workspace has `guest.json`, which says what it is, `memmaps.json`, what is known of the memmaps
+that it has, the client's key and the pinned host key for ssh, and its supervisor's process id.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from vmtests.guest.workspace import Workspace
 from vmtests.kernel import Kernel
 
 _ABOUT = "guest.json"
-_BINDS = "binds.json"
+_MEMMAPS = "memmaps.json"
 _KEY, _KNOWN_HOSTS = "client-key", "known-hosts"
 
 #: How long a kept guest may take to end.
@@ -92,16 +92,16 @@ class Kept:
             ways.append(shlex.join(["drgn", "--qemu", str(self.drgn_socket), "-s", vmlinux]))
             if self.gdb_socket.exists():
                 ways.append(shlex.join(["gdb", vmlinux, "-ex", f"target remote {self.gdb_socket}"]))
-        if self.binds():
+        if self.memmaps():
             ways.append(f"vmtests memmap check {self.name}")
         return [*ways, f"vmtests clean {self.name}"]
 
-    def binds(self) -> dict[str, Any]:
-        """Return the last bind of each namespace that is bound: what remember() was given, by namespace."""
+    def memmaps(self) -> list[dict[str, Any]]:
+        """Return what is known of each memmap that it has, as remember() was given it."""
         try:
-            found: dict[str, Any] = json.loads((self.files / _BINDS).read_text())
+            found: list[dict[str, Any]] = json.loads((self.files / _MEMMAPS).read_text())
         except FileNotFoundError:
-            return {}
+            return []
         return found
 
     @contextmanager
@@ -152,18 +152,9 @@ def keep(launched: Launched, stack: ExitStack, why: str) -> Kept:
     return _read(launched.workspace.files)
 
 
-def remember(files: Path, namespace: str, facts: Mapping[str, Any] | None) -> None:
-    """Keep what the probe saw of a namespace's last bind with the guest; None: the namespace is gone.
-
-    Args:
-        files: the folder of the guest's files.
-        namespace: its name in the guest, such as "namespace0.0".
-        facts: JSON values.
-    """
-    path = files / _BINDS
-    binds = json.loads(path.read_text()) if path.exists() else {}
-    binds.pop(namespace, None)
-    _write(path, json.dumps(binds if facts is None else {**binds, namespace: dict(facts)}, indent=1))
+def remember(files: Path, memmaps: Sequence[Mapping[str, Any]]) -> None:
+    """Keep with a guest, in the folder of its files, what is known of the memmaps that it has now; JSON values."""
+    _write(files / _MEMMAPS, json.dumps(list(memmaps)))
 
 
 def find_all() -> list[Kept]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from vmtests import cache
 from vmtests.errors import HostFailure
 from vmtests.guest import trace
 from vmtests.guest.console import Console
@@ -145,7 +146,7 @@ def launch(
             supervision = Supervision(
                 console=console_pair.ours.fileno(),
                 drain=(monitor_pair.ours.fileno(), keys_pair.ours.fileno()),
-                hold=workspace.locks,
+                hold=(*workspace.locks, *_holds(kernel.image, image.path)),
                 log=logs.console.absolute(),
                 limit=LIMIT,
                 pid_file=workspace.files / PID_FILE,
@@ -202,6 +203,13 @@ class _Pair:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.ours.close()
         self.theirs.close()
+
+
+def _holds(*files: Path) -> Iterator[int]:
+    """Yield the locks of the cache's entries that a guest needs, for who looks into it later."""
+    for file in files:
+        if (descriptor := cache.hold(file.parent)) is not None:
+            yield descriptor
 
 
 def _end(process: Process, console: Console) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import drgn
 
@@ -22,7 +22,7 @@ from vmtests.memmap.sections import Sections
 from vmtests.memmap.truth import RangeTruth
 
 if TYPE_CHECKING:
-    from vmtests.guest import Guest
+    from vmtests.kernel import Kernel
 
 
 @dataclass
@@ -101,8 +101,21 @@ class Access:
             )
 
 
+class Attachable(Protocol):
+    """What is needed of a guest: one of ours, or one that was left running."""
+
+    @property
+    def kernel(self) -> Kernel: ...
+
+    @property
+    def drgn_socket(self) -> Path: ...
+
+    @property
+    def monitor(self) -> Monitor: ...
+
+
 @contextmanager
-def attach(guest: Guest) -> Iterator[Access]:
+def attach(guest: Attachable) -> Iterator[Access]:
     """Attach drgn to the guest's second monitor; the guest runs on undisturbed.
 
     Raises:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,15 +14,15 @@ from vmtests.memmap.difference import Digest, digest
 from vmtests.memmap.flip import Proof, prove
 from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
+from vmtests.memmap.known import Known
 from vmtests.memmap.layout import PAGE_SHIFT, Role
-from vmtests.memmap.pgmap import truths
 from vmtests.memmap.poison import Poison, altmap_area, poison
 from vmtests.memmap.result import EXAMPLES, MemmapResult
 from vmtests.memmap.truth import RangeTruth
 
 if TYPE_CHECKING:
     from vmtests.guest import Guest
-    from vmtests.pmem import Namespace, NamespaceSpec, Region
+    from vmtests.pmem import Namespace
 
 # The node of the device, and how many nodes have come up; -1 where the kernel has no NUMA.
 _NODE = """
@@ -32,10 +31,6 @@ set -- /sys/devices/system/node/node[0-9]*
 [ -e "$1" ] || set -- one
 echo $node $#
 """
-
-
-#: In place of a namespace's name: the first one of a region, before it is made.
-_FIRST = "first"
 
 
 @dataclass
@@ -48,6 +43,7 @@ class Oracle:
     _poisons: dict[str, Poison] = field(default_factory=dict)
     _neighbours: dict[str, Neighbours] = field(default_factory=dict)
     _nodes: dict[str, int] = field(default_factory=dict)
+    _known: dict[str, Known] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -65,9 +61,20 @@ class Oracle:
         """Where struct dev_pagemap has the fields that a probe reads, in bytes."""
         return self.access.layout.pgmap_offsets
 
-    def ranges(self) -> tuple[RangeTruth, ...]:
-        """Return the range of every pgmap that the kernel has now, for binds that no probe has seen."""
-        return truths(self.access.program)
+    @property
+    def known(self) -> tuple[Known, ...]:
+        """What is known of the memmaps that there are now: enough to check them in a dump of the guest."""
+        return tuple(self._known.values())
+
+    def saw(self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False) -> None:
+        """Remember what the probe saw of the namespace's last bind, and whether that was done over poison."""
+        poison = self._poisons.get(namespace.name) if poisoned else None
+        self._known[namespace.name] = Known(namespace.id, namespace.device, truth, self._node(namespace), poison)
+
+    def forget(self, namespace: Namespace) -> None:
+        """Forget a namespace that is there no more."""
+        for kept in (self._truths, self._poisons, self._neighbours, self._known):
+            kept.pop(namespace.name, None)
 
     def check(
         self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False, limit: int = EXAMPLES
@@ -82,14 +89,13 @@ class Oracle:
         """
         key = namespace.name
         _belongs(truth, namespace)
-        applied = self._poisons.pop(key, None) or self._poisons.pop(_FIRST, None)
-        was = self._neighbours.pop(key, None)
+        applied, was = self._poisons.pop(key, None), self._neighbours.pop(key, None)
         if poisoned and applied is None:
             raise RuntimeError(f"{key} was bound over poison, but nothing was poisoned")
         result = check(
             self.access,
             truth,
-            node=self.node(namespace),
+            node=self._node(namespace),
             poison=applied if poisoned else None,
             before=was,
             limit=limit,
@@ -97,46 +103,32 @@ class Oracle:
         self._truths[key] = truth
         return result
 
-    def poison(self, namespace: Namespace, *, alone: bool = True) -> Poison:
+    def poison(self, namespace: Namespace, *, everywhere: bool = False) -> Poison:
         """Overwrite the memory that the namespace's next memmap will lie in; call while its driver is not bound.
 
-        For map=dev that is in the namespace; for map=mem in the guest's free memory, where it has been written before.
-
-        Args:
-            namespace: whose driver will be bound next.
-            alone: nothing else will be bound or unbound beside it until the check, so that the struct pages around its
-                range must stay as they are.
+        For map=dev that is in the namespace; for map=mem in the guest's free memory: where it has been written before
+        or, with `everywhere`, all of it, as a first bind needs it.
         """
         key = namespace.name
         last = self._truths.get(key)
-        if last is not None and alone:
+        if last is not None:
             self._neighbours[key] = neighbours(self.access, last.start_pfn, last.end_pfn)
-        end = namespace.start + namespace.size_bytes
-        self._poisons[key] = self._overwrite(namespace.map, namespace.start, end, limit=namespace.data_start)
-        return self._poisons[key]
-
-    def poison_first(self, region: Region, spec: NamespaceSpec) -> Poison:
-        """Overwrite the memory that the memmap of a region's first namespace will lie in, before it is made.
-
-        For map=mem that is all of the guest's free memory, for which the host needs room.
-        """
-        end = region.start + (spec.size_bytes or region.size_bytes)
-        self._poisons[_FIRST] = self._overwrite(spec.map, region.start, end, everywhere=True)
-        return self._poisons[_FIRST]
-
-    def _overwrite(
-        self, where: str, start: int, end: int, *, limit: int | None = None, everywhere: bool = False
-    ) -> Poison:
-        """Overwrite what a memmap for `start` to `end` will lie in, up to the data of the namespace at `limit`."""
         with self.access.memory(writable=True) as memory:
-            parts = []
-            if where == "dev":
-                first, stop = altmap_area(start, end, self.access.layout)
-                parts.append(poison(memory, first, stop if limit is None else min(stop, limit)))
+            free = None
+            start, end = namespace.start, namespace.start + namespace.size_bytes
             # The memmap of a section that the namespace has only a part of lies in RAM (arch/x86/mm/init_64.c:1533).
-            if where == "mem" or start % self.access.section_bytes or end % self.access.section_bytes:
-                parts.append(poison_free(self.access, memory, everywhere=everywhere))
-        return functools.reduce(Poison.and_also, parts)
+            if namespace.map == "mem" or start % self.access.section_bytes or end % self.access.section_bytes:
+                free = poison_free(self.access, memory, everywhere=everywhere)
+            if namespace.map == "dev":
+                first, stop = altmap_area(start, end, self.access.layout)
+                applied = poison(memory, first, min(stop, namespace.data_start))
+                if free is not None:
+                    applied = applied.and_also(free)
+            else:
+                assert free is not None
+                applied = free
+        self._poisons[key] = applied
+        return applied
 
     def prove(self, namespace: Namespace, truth: RangeTruth, *, flips: int, seed: int) -> Proof:
         """Show that `check` finds any wrong bit: flip so many in the memmap, which is right, and flip them back.
@@ -148,7 +140,7 @@ class Oracle:
             seed: what the choice of them comes from.
         """
         _belongs(truth, namespace)
-        return prove(self.access, truth, node=self.node(namespace), count=flips, seed=seed)
+        return prove(self.access, truth, node=self._node(namespace), count=flips, seed=seed)
 
     def head(self, pfn: int) -> int:
         """Return the first page of the folio that a page is in, as compound_head() has it (page-flags.h:226-247)."""
@@ -162,27 +154,12 @@ class Oracle:
         head = page & value if layout.compound_mask else value - 1
         return (head - access.vmemmap) // layout.size
 
-    @staticmethod
-    def owner(truth: RangeTruth, namespaces: Sequence[Namespace]) -> Namespace:
-        """Return the one of the namespaces whose bind the probe saw; a KernelFailure if it is none of them."""
-        for namespace in namespaces:
-            if namespace.start <= truth.start_pfn << PAGE_SHIFT < namespace.start + namespace.size_bytes:
-                return namespace
-        raise KernelFailure(
-            f"memmap_init_zone_device() was called for pfn {truth.start_pfn:#x}, which is in none of ours"
-        )
-
     def digest(self, namespace: Namespace, truth: RangeTruth) -> Digest:
         """Return the memmap with its pointers replaced by what they point at, to be compared with another kernel's."""
         _belongs(truth, namespace)
         return digest(self.access, truth)
 
-    def node(self, namespace: Namespace) -> int:
-        """Return the NUMA node of the device, which the struct pages must have.
-
-        Raises:
-            KernelFailure: it has none although the guest has several.
-        """
+    def _node(self, namespace: Namespace) -> int:
         if namespace.device not in self._nodes:
             node, online = map(int, self.guest.run(_NODE.format(device=namespace.device)).stdout.split())
             if node < 0 and online != 1:

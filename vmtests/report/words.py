@@ -36,3 +36,24 @@ def size(count: int) -> str:
         if count >> shift and not count % (1 << shift):
             return f"{count >> shift} {unit}"
     return f"{count} B"
+
+
+def size_about(count: int) -> str:
+    """Return bytes with at most one decimal: 1.3 GiB."""
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >> shift:
+            return f"{count / (1 << shift):.1f} {unit}"
+    return f"{count} B"
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was, in its largest unit: 3 h."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def memmap(what: str, checked: int, expected: int, wrong: int, seconds: float) -> str:
+    """Return the outcome of one check in a line."""
+    return f"{what}: {checked:,} of {expected:,} struct pages checked in {seconds:.2f} s, {wrong:,} wrong"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmtests import host, image, kernel
 from vmtests.errors import ExitCode, HostFailure, UsageError
-from vmtests.guest import Guest, Machine, Workspace, boot
+from vmtests.guest import Guest, Keeper, Kept, Machine, Workspace, boot, kept
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
 from vmtests.kernel import Kernel, Recipe
@@ -21,7 +21,6 @@ from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
 from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
 from vmtests.report import words
 from vmtests.report.progress import Progress
-from vmtests.run import unprobed
 from vmtests.run.bench import Bench
 from vmtests.run.options import Options
 from vmtests.timing import dmesg, verdict
@@ -48,6 +47,10 @@ class Run:
         self._kernels: dict[str, Kernel] = {}
         self._announced = False
         self._guests = 0
+        self._failures: list[str] = []
+        #: The guests that --keep has left running: of failed tests, and the last of a test that passed.
+        self.kept: list[Kept] = []
+        self._passed: Kept | None = None
         Workspace.sweep()
 
     @cached_property
@@ -108,9 +111,7 @@ class Run:
             )
         return self._kernels[name]
 
-    def machine(
-        self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES, nodes: int = 1, dimm_bytes: int = 0
-    ) -> Machine:
+    def machine(self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES) -> Machine:
         """Return the guest's machine for this host; instructions are only counted where something is timed."""
         return Machine(
             accelerator=self.accelerator.name,
@@ -119,8 +120,6 @@ class Run:
             cpus=1 if self.accelerator.name == "tcg" else 2,
             memory_bytes=memory_bytes,
             icount=timed and self.clock == "icount",
-            nodes=nodes,
-            dimm_bytes=dimm_bytes,
         )
 
     def _announce(self, spec: NamespaceSpec) -> None:
@@ -141,8 +140,6 @@ class Run:
         append: Sequence[str] = (),
         timed: bool = False,
         memory_bytes: int = MEMORY_BYTES,
-        nodes: int = 1,
-        dimm_bytes: int = 0,
     ) -> Iterator[Guest]:
         """Boot a kernel; the guest is gone when the block is left.
 
@@ -152,17 +149,17 @@ class Run:
             append: more words for its command line.
             timed: whether something is timed in it.
             memory_bytes: its RAM.
-            nodes: its NUMA nodes, which share the RAM.
-            dimm_bytes: a DIMM in front of where NVDIMMs go.
         """
-        built = self.kernel(name)
-        machine = self.machine(timed=timed, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
+        built, machine = self.kernel(name), self.machine(timed=timed, memory_bytes=memory_bytes)
         self._guests += 1
         folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
         folder.mkdir()
         with ExitStack() as stack:
+            keeper = self._keeper() if self.options.keep else None
             with self.progress.task(f"{name}: boot"):
-                guest = stack.enter_context(boot(built, self.image, machine, evidence=folder, append=append))
+                guest = stack.enter_context(
+                    boot(built, self.image, machine, evidence=folder, append=append, keeper=keeper)
+                )
             self._note_guest(guest, number)
             stack.callback(self._note_evidence, folder)
             yield guest
@@ -179,10 +176,6 @@ class Run:
         pmem_size: int | None = None,
         timed: bool = False,
         memory_bytes: int = MEMORY_BYTES,
-        append: Sequence[str] = (),
-        nodes: int = 1,
-        dimm_bytes: int = 0,
-        backing: BackingFile | None = None,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
 
@@ -193,35 +186,15 @@ class Run:
             pmem_size: bytes; what the options say by default.
             timed: whether its binds are samples of the run's timing.
             memory_bytes: the guest's RAM, where the memmap of map=mem goes.
-            append: more words for the kernel's command line.
-            nodes: the guest's NUMA nodes; the NVDIMM is on the last one.
-            dimm_bytes: a DIMM in front of the NVDIMM.
-            backing: the NVDIMM's content, which an earlier guest has left; a new file by default.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
         with ExitStack() as stack:
-            guest = stack.enter_context(
-                self.guest(
-                    name,
-                    number,
-                    timed=timed,
-                    memory_bytes=memory_bytes,
-                    append=append,
-                    nodes=nodes,
-                    dimm_bytes=dimm_bytes,
-                )
-            )
+            guest = stack.enter_context(self.guest(name, number, timed=timed, memory_bytes=memory_bytes))
             oracle = stack.enter_context(Oracle.attach(guest))
-            if timed or unprobed.can_be_probed(guest):
-                probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
-            else:
-                probes = stack.enter_context(unprobed.listening(guest, oracle))
-            if backing is None:
-                path = guest.workspace.files / "nvdimm0"
-                backing = stack.enter_context(BackingFile.create(path, Nvdimm.backing_bytes(size)))
-            node = nodes - 1 if nodes > 1 else None
-            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size, node=node)
+            probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
+            backing = guest.own(BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(size)))
+            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size)
             with self.progress.task(f"{name}: hot-plug"):
                 region = plug(guest, nvdimm)
             yield Bench(
@@ -266,6 +239,30 @@ class Run:
 
             yield lend
 
+    def _keeper(self) -> Keeper:
+        """Return what keeps the guests of all tests that fail, and of those that pass the last one."""
+        before = len(self._failures)
+        passed = False
+
+        def wanted(error: BaseException | None) -> str:
+            nonlocal passed
+            # A fixture's context does not see the test's failure, which has been noted by then.
+            passed = error is None and len(self._failures) == before
+            if passed:
+                return "the last test that passed"
+            return self._failures[-1] if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
+
+        def note(guest: Kept) -> None:
+            self.progress.say(f"  {guest.kernel.name}: kept as {guest.name}")
+            if passed and self._passed is not None:
+                kept.end(self._passed)
+                self.kept.remove(self._passed)
+            if passed:
+                self._passed = guest
+            self.kept.append(guest)
+
+        return Keeper(wanted, note)
+
     def _note_guest(self, guest: Guest, number: int) -> None:
         self.record.set_host(
             HostEntry(
@@ -295,6 +292,7 @@ class Run:
 
     def note_failure(self, test: str, text: str) -> None:
         """Keep the text of a failed test beside the record."""
+        self._failures.append(test)
         path = self.record.folder / "failures.txt"
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{test}\n{text}\n\n")
