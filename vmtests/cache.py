@@ -113,18 +113,21 @@ def hold(path: Path) -> int | None:
 
     Returns None when it has just been freed.
     """
-    if path in _held:
-        return _held[path]
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            os.utime(path)
-            return _held.setdefault(path, descriptor)
+        there = path.stat()
+        if path in _held and not os.path.samestat(os.fstat(_held[path]), there):
+            os.close(_held.pop(path))  # that one is gone
+        if path not in _held:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if not os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.close(descriptor)
+                return None
+            _held[path] = descriptor
+        os.utime(path)
     except FileNotFoundError:
         return None
-    os.close(descriptor)
-    return None
+    return _held[path]
 
 
 def entries() -> list[Entry]:

@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
     add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
     add("--keep", action="store_true", help="let the guest of a failed test run on, and the last one")
+    add("--cold", action="store_true", help="boot every guest; start none from a snapshot")
     add("--tier", default="quick", metavar="TIER", help="quick: CI; full: every config, mutant and fault")
     add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
     add("--max-regression", metavar="PERCENT", help="fail (exit 1) on a slowdown above this, such as 1%%")
@@ -91,6 +92,7 @@ def _options(config: pytest.Config) -> Options:
         cpu_model=value("--cpu-model"),
         record=value("--record"),
         keep=value("--keep"),
+        cold=value("--cold"),
         tier=value("--tier"),
         fresh=value("--fresh"),
         max_regression=None if limit is None else parse_percent("--max-regression", limit),

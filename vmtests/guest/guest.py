@@ -37,6 +37,7 @@ class Guest:
         ram: the file that is the guest's memory.
         drgn_socket: a QMP monitor of its own for drgn.
         evidence: the folder of the console's log, QEMU's stderr, the QMP log, the commands' log and argv.sh.
+        restored: it was started from a snapshot, not booted.
         seconds_to_first_command: from QEMU's start to the end of the first command over SSH.
         cpu_warnings: features of the CPU model that the accelerator lacks.
         patience: what deadlines for this guest are multiplied by.
@@ -56,6 +57,7 @@ class Guest:
     port: int
     ram: Path
     drgn_socket: Path
+    restored: bool
     seconds_to_first_command: float
     cpu_warnings: tuple[str, ...]
     patience: float

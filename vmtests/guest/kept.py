@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 from vmtests.errors import HostFailure, UsageError
-from vmtests.guest import workspace
+from vmtests.guest import admission, workspace
+from vmtests.guest.admission import Claim
 from vmtests.guest.death import Death
 from vmtests.guest.keys import Keys, openssh_public
 from vmtests.guest.launch import PID_FILE, Launched
@@ -148,6 +149,8 @@ def keep(launched: Launched, stack: ExitStack, why: str) -> Kept:
     with suppress(HostFailure):  # a QEMU that does not answer can still be looked at
         launched.monitor.human(f"gdbserver unix:{gdb},server=on,wait=off", seconds=5)
     _update(launched.workspace.files, why=why)
+    # It has nothing to do any more, but its memory is taken.
+    admission.write(launched.workspace.files, Claim(0, launched.machine.memory_bytes, kept=True))
     _ours[launched.workspace.id] = stack
     return _read(launched.workspace.files)
 

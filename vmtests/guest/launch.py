@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from vmtests import cache
 from vmtests.errors import HostFailure
 from vmtests.guest import trace
+from vmtests.guest.admission import Claim
 from vmtests.guest.console import Console
 from vmtests.guest.death import Death
 from vmtests.guest.log import LIMIT, CappedLog
@@ -92,34 +94,50 @@ class Launched:
     lifetime: ExitStack
 
 
-def launch(
-    kernel: Kernel,
-    image: Image,
-    machine: Machine,
-    *,
-    logs: Logs,
-    append: Sequence[str] = (),
-    incoming: bool = False,
-    supervised: bool = False,
-) -> Launched:
+@dataclass(frozen=True)
+class Plan:
+    """What a guest is to be.
+
+    Attributes:
+        kernel, image, machine: what boots.
+        append: more words for the kernel's command line.
+        logs: where its evidence goes.
+        supervised: it does not die with us.
+        tell: called with a line when it has to wait, or is not started as it was asked for.
+    """
+
+    kernel: Kernel
+    image: Image
+    machine: Machine
+    append: tuple[str, ...]
+    logs: Logs
+    supervised: bool
+    tell: Callable[[str], None]
+
+    @property
+    def patience(self) -> float:
+        """What deadlines for it are multiplied by."""
+        return self.machine.patience(self.kernel.config_values())
+
+
+def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Launched:
     """Start QEMU; closing its `lifetime` ends it.
 
     Args:
-        kernel, image, machine, append: what to boot; see boot().
-        logs: where its evidence goes.
-        incoming: it waits for the state of another QEMU instead of booting.
-        supervised: it does not die with us.
+        plan: what to start.
+        content: fills the file of its memory, and QEMU then waits for the state of another one instead of booting.
 
     Raises:
         HostFailure: a file is not there, or QEMU cannot be started.
     """
+    kernel, image, machine, logs = plan.kernel, plan.image, plan.machine, plan.logs
     for path, what in ((kernel.image, f"the image of kernel {kernel.name}"), (image.path, "the guest's image")):
         if not path.is_file():
             raise HostFailure(f"{what} is not there: {path}")
     death = Death(evidence=(logs.console, logs.stderr, logs.argv))
     with ExitStack() as stack:
         Workspace.sweep()
-        workspace = stack.enter_context(Workspace())
+        workspace = stack.enter_context(Workspace(Claim(machine.cpus, machine.memory_bytes, os.getpid()), plan.tell))
         ram = workspace.sparse("ram", machine.memory_bytes)
         drgn, visitors = workspace.socket("drgn"), workspace.socket("qmp")
         # Socket pairs: nothing to connect to, so no race and no name; what is written early waits in them.
@@ -129,20 +147,20 @@ def launch(
             name=workspace.id,
             kernel=kernel.image.absolute(),
             initrd=image.path.absolute(),
-            append=machine.command_line(append),
+            append=machine.command_line(plan.append),
             ram=ram,
             drgn=drgn,
             console=console_pair.backend,
             monitor=monitor_pair.backend,
             keys=keys_pair.backend,
-            visitors=visitors if supervised else None,
-            incoming=incoming,
+            visitors=visitors if plan.supervised else None,
+            incoming=content is not None,
         )
         logs.argv.write_text(pasteable(machine.argv(wiring.by_hand())))
         logs.argv.chmod(0o700)
         started = time.monotonic()
         argv, inherit = machine.argv(wiring), [pair.theirs.fileno() for pair in pairs]
-        if supervised:
+        if plan.supervised:
             supervision = Supervision(
                 console=console_pair.ours.fileno(),
                 drain=(monitor_pair.ours.fileno(), keys_pair.ours.fileno()),
@@ -157,6 +175,8 @@ def launch(
         stack.enter_context(process)
         for pair in pairs:
             pair.theirs.close()
+        if content is not None:
+            content(ram)  # while QEMU starts: it does not look at its memory before the state has come
         death.examine = process.examine
         console = Console(
             console_pair.ours,

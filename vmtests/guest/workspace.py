@@ -13,8 +13,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +23,11 @@ import psutil
 
 from vmtests import cache
 from vmtests.errors import HostFailure
-from vmtests.guest import size
+from vmtests.guest import admission, size
+from vmtests.guest.admission import NOTHING, Claim
+
+#: How long a guest waits until others, of other runs too, have ended.
+WAIT_SECONDS = 3600.0
 
 _ALIVE = ".alive"
 _LOCK = ".lock"
@@ -58,11 +63,19 @@ def _private(path: Path) -> Path:
 
 
 class Workspace:
-    """The folders of one guest, `files` and `sockets`; leaving the context removes them."""
+    """The folders of one guest, `files` and `sockets`; leaving the context removes them.
 
-    def __init__(self) -> None:
+    Args:
+        claim: what the guest takes of the host; by default nothing.
+        tell: called with a line when the guest has to wait until others have ended.
+
+    Raises:
+        HostFailure: there is no room for it, not even after a long wait.
+    """
+
+    def __init__(self, claim: Claim = NOTHING, tell: Callable[[str], None] = lambda _: None) -> None:
         self.id = f"guest-{secrets.token_hex(4)}"
-        files = _Owned(guests(), self.id)
+        files = _admitted(claim, self.id, tell)
         try:
             links = _Owned(sockets(), self.id)
         except BaseException:
@@ -120,12 +133,32 @@ def require_room(folder: Path, size_bytes: int, what: str) -> None:
         )
 
 
+def _admitted(claim: Claim, name: str, tell: Callable[[str], None]) -> _Owned:
+    """Make the folder of a guest's files as soon as the host has room for the guest."""
+    parent = guests()
+    deadline = time.monotonic() + WAIT_SECONDS
+    told = False
+    while True:
+        with cache.locked(parent / _LOCK, seconds=60):
+            obstacle = admission.obstacle(claim, (folder for folder in _folders(parent) if alive(folder)))
+            if obstacle is None:
+                owned = _Owned(parent, name, lock=False)
+                admission.write(owned.folder, claim)
+                return owned
+        if obstacle.for_good or time.monotonic() > deadline:
+            raise HostFailure(obstacle.text)
+        if not told:
+            told = True
+            tell(f"waiting: {obstacle.text}")
+        time.sleep(0.2)  # a lock that somebody holds gives no event
+
+
 class _Owned:
     """A folder whose sign of life, the locked file `sign`, we hold."""
 
-    def __init__(self, parent: Path, name: str) -> None:
+    def __init__(self, parent: Path, name: str, *, lock: bool = True) -> None:
         self.folder = parent / name
-        with cache.locked(parent / _LOCK, seconds=60):
+        with cache.locked(parent / _LOCK, seconds=60) if lock else nullcontext():
             self.folder.mkdir(mode=0o700)
             try:
                 self.sign = (self.folder / _ALIVE).open("w")
@@ -141,11 +174,15 @@ class _Owned:
 
 def _sweep(parent: Path) -> Iterator[Path]:
     with cache.locked(parent / _LOCK, seconds=60):
-        for folder in parent.iterdir():
-            if folder.is_dir() and not folder.is_symlink() and not alive(folder):
+        for folder in _folders(parent):
+            if not alive(folder):
                 _kill_users(folder)
                 shutil.rmtree(folder, ignore_errors=True)
                 yield folder
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [folder for folder in parent.iterdir() if folder.is_dir() and not folder.is_symlink()]
 
 
 def alive(folder: Path) -> bool:

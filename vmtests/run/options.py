@@ -74,6 +74,7 @@ class Options:
     cpu_model: str = "Icelake-Server"
     record: Path | None = None
     keep: bool = False
+    cold: bool = False
     tier: str = "quick"
     fresh: bool = False
     max_regression: float | None = None

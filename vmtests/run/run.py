@@ -158,7 +158,16 @@ class Run:
             keeper = self._keeper() if self.options.keep else None
             with self.progress.task(f"{name}: boot"):
                 guest = stack.enter_context(
-                    boot(built, self.image, machine, evidence=folder, append=append, keeper=keeper)
+                    boot(
+                        built,
+                        self.image,
+                        machine,
+                        evidence=folder,
+                        append=append,
+                        keeper=keeper,
+                        restore=self._restores(timed),
+                        tell=lambda text: self.progress.say(f"  {name}: {text}"),
+                    )
                 )
             self._note_guest(guest, number)
             stack.callback(self._note_evidence, folder)
@@ -239,6 +248,13 @@ class Run:
 
             yield lend
 
+    def _restores(self, timed: bool) -> bool:
+        """Tell whether a guest may start from a snapshot.
+
+        Times of two guests that share one boot's layout of memory are no two samples; counts are the same in any case.
+        """
+        return not self.options.cold and not (timed and self.clock == "wall")
+
     def _keeper(self) -> Keeper:
         """Return what keeps the guests of all tests that fail, and of those that pass the last one."""
         before = len(self._failures)
@@ -279,7 +295,7 @@ class Run:
             GuestEntry(
                 kernel=guest.kernel.name,
                 boot=number,
-                restored=False,
+                restored=guest.restored,
                 rig="ssh",
                 argv=guest.argv,
                 seconds_to_first_command=round(guest.seconds_to_first_command, 3),
