@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from tests.fake_boot import Booter, booting
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import Guest, shell, workspace
+from vmtests.guest.start import READY
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +238,9 @@ def test_no_room_for_the_memory(start: Booter, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(workspace, "require_room", refuse)
     with pytest.raises(HostFailure, match="no room"):
         start().__enter__()
+
+
+@pytest.mark.parametrize("line", ["vmtests: ready", "vmtests: ready[    2.190271] tsc: Refined TSC clocksource"])
+def test_the_kernel_may_write_behind_readiness(line: str) -> None:
+    assert re.search(READY, line)
+    assert not re.search(READY, "vmtests: readying")

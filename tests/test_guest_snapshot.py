@@ -53,9 +53,8 @@ def test_taken_once_and_restored_by_all(booter: Booter, tmp_path: Path) -> None:
 def test_writes_stay_in_the_guests_own_copy(booter: Booter) -> None:
     with booter(restore=True) as guest, guest.ram.open("r+b") as memory:
         memory.write(b"something else")
-    assert sparse.checksum(only_entry() / "ram") == int(
-        json.loads((only_entry() / "snapshot.json").read_text())["ram_checksum"]
-    )
+    said = json.loads((only_entry() / "snapshot.json").read_text())
+    assert said["ram_checksums"] == [sparse.checksum(only_entry() / "ram")]
 
 
 @pytest.mark.parametrize("file", ["ram", "state", "snapshot.json"])

@@ -73,7 +73,7 @@ class Launched:
 
     Attributes:
         keys: the socket that leads to the port that init reads the keys from.
-        ram: the file that is the guest's memory.
+        ram: the file that is the guest's memory; see Machine.ram_files().
         drgn, visitors: QMP monitors of their own, for drgn and, of a supervised guest, for who comes later.
         started: when, by time.monotonic().
         lifetime: what ends it. Not a context of its own: one that is kept must not end when Python clears its memory.
@@ -125,7 +125,7 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
 
     Args:
         plan: what to start.
-        content: fills the file of its memory, and QEMU then waits for the state of another one instead of booting.
+        content: fills each file of its memory, and QEMU then waits for the state of another one instead of booting.
 
     Raises:
         HostFailure: a file is not there, or QEMU cannot be started.
@@ -138,7 +138,9 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
     with ExitStack() as stack:
         Workspace.sweep()
         workspace = stack.enter_context(Workspace(Claim(machine.cpus, machine.memory_bytes, os.getpid()), plan.tell))
-        ram = workspace.sparse("ram", machine.memory_bytes)
+        ram = workspace.files / "ram"
+        for file, bytes_of_node in machine.ram_files(ram):
+            workspace.sparse(file.name, bytes_of_node)
         drgn, visitors = workspace.socket("drgn"), workspace.socket("qmp")
         # Socket pairs: nothing to connect to, so no race and no name; what is written early waits in them.
         pairs = [stack.enter_context(_Pair()) for _ in range(3)]
@@ -176,7 +178,9 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
         for pair in pairs:
             pair.theirs.close()
         if content is not None:
-            content(ram)  # while QEMU starts: it does not look at its memory before the state has come
+            # While QEMU starts: it does not look at its memory before the state has come.
+            for file, _ in machine.ram_files(ram):
+                content(file)
         death.examine = process.examine
         console = Console(
             console_pair.ours,

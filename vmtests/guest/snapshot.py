@@ -1,9 +1,9 @@
 """Snapshots: a guest as it waits for its keys, from which others start without booting.
 
-An entry `snapshots/KEY/` of the cache has `ram`, the guest's memory as a sparse file; `state`, that of its devices, as
-QEMU's migration writes it (x-ignore-shared leaves the memory out); `console.log`, what was printed until then; and
-`snapshot.json`. It holds no key and no session, and there was no NVDIMM yet. Its key names all that it depends on:
-kernel, image, machine, the kernel's command line, QEMU, the host's processor.
+An entry `snapshots/KEY/` of the cache has `ram` (and `ram1` with two NUMA nodes), the guest's memory as sparse files;
+`state`, that of its devices, as QEMU's migration writes it (x-ignore-shared leaves the memory out); `console.log`, what
+was printed until then; and `snapshot.json`. It holds no key and no session, and there was no NVDIMM yet. Its key names
+all that it depends on: kernel, image, machine, the kernel's command line, QEMU, the host's processor.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,8 +26,8 @@ from vmtests.guest.launch import Launched, Plan, launch
 from vmtests.guest.machine import Wiring
 from vmtests.host import facts, qemu
 
-#: What images/init prints before it reads from the port that the keys come through.
-WAITING = r"vmtests: waiting for keys\s*$"
+#: What images/init prints before it reads from the port that the keys come through; see start.READY.
+WAITING = r"vmtests: waiting for keys\s*(?:$|\[)"
 
 #: Part of every key: count it up when what is kept, or when it is taken, changes.
 _FORMAT = 1
@@ -47,7 +48,8 @@ class Snapshot:
     """A snapshot in the cache."""
 
     folder: Path
-    ram_checksum: int
+    #: One for each NUMA node.
+    ram_checksums: tuple[int, ...]
     state_sha256: str
 
     @classmethod
@@ -68,13 +70,14 @@ class Snapshot:
             with launched.lifetime:
                 launched.console.wait_for(WAITING, seconds, silence=silence, what=f"booting kernel {plan.kernel.name}")
                 _write(launched, folder / "state")
-                (folder / "ram").hardlink_to(launched.ram)
+                for file, _ in plan.machine.ram_files(launched.ram):
+                    _take_over(file, folder / file.name)
             shutil.copy(plan.logs.console, folder / "console.log")
             said = {
                 "kernel": plan.kernel.name,
                 "release": plan.kernel.release,
                 "machine": repr(plan.machine),
-                "ram_checksum": sparse.checksum(folder / "ram"),
+                "ram_checksums": [sparse.checksum(file) for file, _ in plan.machine.ram_files(folder / "ram")],
                 "state_sha256": _sha256((folder / "state").read_bytes()),
             }
             (folder / "snapshot.json").write_text(json.dumps(said, indent=1) + "\n")
@@ -84,7 +87,7 @@ class Snapshot:
         folder = cache.entry("snapshots", _key(plan), fill, waiting=lambda: plan.tell(waiting))
         try:
             said = json.loads((folder / "snapshot.json").read_text())
-            return cls(folder, said["ram_checksum"], said["state_sha256"])
+            return cls(folder, tuple(said["ram_checksums"]), said["state_sha256"])
         except (OSError, ValueError, KeyError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise Unrestorable(f"the snapshot {folder} is damaged ({error!r})") from error
@@ -104,7 +107,7 @@ class Snapshot:
             raise Unrestorable(f"the snapshot {self.folder} cannot be read: {error}") from error
         with plan.logs.console.open("a") as console:
             console.write("[vmtests: restored from here on]\n")
-        launched = launch(plan, content=lambda ram: sparse.copy(self.folder / "ram", ram))
+        launched = launch(plan, content=lambda file: sparse.copy(self.folder / file.name, file))
         try:
             monitor = launched.monitor
             _prepare(launched)
@@ -125,27 +128,36 @@ class Snapshot:
 
         It raises Unrestorable if they differ, or if the memory cannot be read.
         """
-        found: list[int | OSError] = []
+        found: list[int] = []
 
         def work() -> None:
-            try:
-                found.append(sparse.checksum(self.folder / "ram"))
-            except OSError as error:
-                found.append(error)
+            with suppress(OSError):
+                for node in range(len(self.ram_checksums)):
+                    found.append(sparse.checksum(self.folder / f"ram{node or ''}"))
 
         thread = threading.Thread(target=work, name="verify-snapshot", daemon=True)
         thread.start()
 
         def join() -> None:
             thread.join()
-            if found != [self.ram_checksum]:
-                raise Unrestorable(f"the snapshot {self.folder} is damaged: its file ram has changed")
+            if tuple(found) != self.ram_checksums:
+                raise Unrestorable(f"the snapshot {self.folder} is damaged: its memory has changed")
 
         return join
 
     def discard(self) -> None:
         """Let the next guest take a new one; who uses this one has a copy."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _take_over(file: Path, to: Path) -> None:
+    """Keep the memory of a guest that is about to end."""
+    try:
+        to.hardlink_to(file)
+    except OSError:  # another file system
+        with to.open("xb") as empty:
+            empty.truncate(file.stat().st_size)
+        sparse.copy(file, to)
 
 
 def _prepare(launched: Launched) -> None:

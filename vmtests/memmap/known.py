@@ -47,6 +47,7 @@ class Known:
                 "starts": poison.starts.tolist(),
                 "ends": poison.ends.tolist(),
                 "by_kernel": poison.by_kernel,
+                "free": None if poison.free is None else poison.free.tolist(),
             },
         }
 
@@ -70,5 +71,6 @@ class Known:
                 np.array(poison["starts"], dtype=np.int64),
                 np.array(poison["ends"], dtype=np.int64),
                 poison["by_kernel"],
+                None if poison["free"] is None else np.array(poison["free"], dtype=np.bool_),
             ),
         )

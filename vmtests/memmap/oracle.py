@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,13 +17,14 @@ from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
 from vmtests.memmap.known import Known
 from vmtests.memmap.layout import PAGE_SHIFT, Role
+from vmtests.memmap.pgmap import truths
 from vmtests.memmap.poison import Poison, altmap_area, poison
 from vmtests.memmap.result import EXAMPLES, MemmapResult
 from vmtests.memmap.truth import RangeTruth
 
 if TYPE_CHECKING:
     from vmtests.guest import Guest
-    from vmtests.pmem import Namespace
+    from vmtests.pmem import Namespace, NamespaceSpec, Region
 
 # The node of the device, and how many nodes have come up; -1 where the kernel has no NUMA.
 _NODE = """
@@ -31,6 +33,10 @@ set -- /sys/devices/system/node/node[0-9]*
 [ -e "$1" ] || set -- one
 echo $node $#
 """
+
+
+#: In place of a namespace's name: the first one of a region, before it is made.
+_FIRST = "first"
 
 
 @dataclass
@@ -68,13 +74,17 @@ class Oracle:
 
     def saw(self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False) -> None:
         """Remember what the probe saw of the namespace's last bind, and whether that was done over poison."""
-        poison = self._poisons.get(namespace.name) if poisoned else None
-        self._known[namespace.name] = Known(namespace.id, namespace.device, truth, self._node(namespace), poison)
+        poison = (self._poisons.get(namespace.name) or self._poisons.get(_FIRST)) if poisoned else None
+        self._known[namespace.name] = Known(namespace.id, namespace.device, truth, self.node(namespace), poison)
 
     def forget(self, namespace: Namespace) -> None:
         """Forget a namespace that is there no more."""
         for kept in (self._truths, self._poisons, self._neighbours, self._known):
             kept.pop(namespace.name, None)
+
+    def ranges(self) -> tuple[RangeTruth, ...]:
+        """Return the range of every pgmap that the kernel has now, for binds that no probe has seen."""
+        return truths(self.access.program)
 
     def check(
         self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False, limit: int = EXAMPLES
@@ -89,13 +99,14 @@ class Oracle:
         """
         key = namespace.name
         _belongs(truth, namespace)
-        applied, was = self._poisons.pop(key, None), self._neighbours.pop(key, None)
+        applied = self._poisons.pop(key, None) or self._poisons.pop(_FIRST, None)
+        was = self._neighbours.pop(key, None)
         if poisoned and applied is None:
             raise RuntimeError(f"{key} was bound over poison, but nothing was poisoned")
         result = check(
             self.access,
             truth,
-            node=self._node(namespace),
+            node=self.node(namespace),
             poison=applied if poisoned else None,
             before=was,
             limit=limit,
@@ -103,32 +114,46 @@ class Oracle:
         self._truths[key] = truth
         return result
 
-    def poison(self, namespace: Namespace, *, everywhere: bool = False) -> Poison:
+    def poison(self, namespace: Namespace, *, alone: bool = True) -> Poison:
         """Overwrite the memory that the namespace's next memmap will lie in; call while its driver is not bound.
 
-        For map=dev that is in the namespace; for map=mem in the guest's free memory: where it has been written before
-        or, with `everywhere`, all of it, as a first bind needs it.
+        For map=dev that is in the namespace; for map=mem in the guest's free memory, where it has been written before.
+
+        Args:
+            namespace: whose driver will be bound next.
+            alone: nothing else will be bound or unbound beside it until the check, so that the struct pages around its
+                range must stay as they are.
         """
         key = namespace.name
         last = self._truths.get(key)
-        if last is not None:
+        if last is not None and alone:
             self._neighbours[key] = neighbours(self.access, last.start_pfn, last.end_pfn)
+        end = namespace.start + namespace.size_bytes
+        self._poisons[key] = self._overwrite(namespace.map, namespace.start, end, limit=namespace.data_start)
+        return self._poisons[key]
+
+    def poison_first(self, region: Region, spec: NamespaceSpec) -> Poison:
+        """Overwrite the memory that the memmap of a region's first namespace will lie in, before it is made.
+
+        For map=mem that is all of the guest's free memory, for which the host needs room.
+        """
+        end = region.start + (spec.size_bytes or region.size_bytes)
+        self._poisons[_FIRST] = self._overwrite(spec.map, region.start, end, everywhere=True)
+        return self._poisons[_FIRST]
+
+    def _overwrite(
+        self, where: str, start: int, end: int, *, limit: int | None = None, everywhere: bool = False
+    ) -> Poison:
+        """Overwrite what a memmap for `start` to `end` will lie in, up to the data of the namespace at `limit`."""
         with self.access.memory(writable=True) as memory:
-            free = None
-            start, end = namespace.start, namespace.start + namespace.size_bytes
-            # The memmap of a section that the namespace has only a part of lies in RAM (arch/x86/mm/init_64.c:1533).
-            if namespace.map == "mem" or start % self.access.section_bytes or end % self.access.section_bytes:
-                free = poison_free(self.access, memory, everywhere=everywhere)
-            if namespace.map == "dev":
+            parts = []
+            if where == "dev":
                 first, stop = altmap_area(start, end, self.access.layout)
-                applied = poison(memory, first, min(stop, namespace.data_start))
-                if free is not None:
-                    applied = applied.and_also(free)
-            else:
-                assert free is not None
-                applied = free
-        self._poisons[key] = applied
-        return applied
+                parts.append(poison(memory, first, stop if limit is None else min(stop, limit)))
+            # The memmap of a section that the namespace has only a part of lies in RAM (arch/x86/mm/init_64.c:1533).
+            if where == "mem" or start % self.access.section_bytes or end % self.access.section_bytes:
+                parts.append(poison_free(self.access, memory, everywhere=everywhere))
+        return functools.reduce(Poison.and_also, parts)
 
     def prove(self, namespace: Namespace, truth: RangeTruth, *, flips: int, seed: int) -> Proof:
         """Show that `check` finds any wrong bit: flip so many in the memmap, which is right, and flip them back.
@@ -140,7 +165,7 @@ class Oracle:
             seed: what the choice of them comes from.
         """
         _belongs(truth, namespace)
-        return prove(self.access, truth, node=self._node(namespace), count=flips, seed=seed)
+        return prove(self.access, truth, node=self.node(namespace), count=flips, seed=seed)
 
     def head(self, pfn: int) -> int:
         """Return the first page of the folio that a page is in, as compound_head() has it (page-flags.h:226-247)."""
@@ -154,12 +179,27 @@ class Oracle:
         head = page & value if layout.compound_mask else value - 1
         return (head - access.vmemmap) // layout.size
 
+    @staticmethod
+    def owner(truth: RangeTruth, namespaces: Sequence[Namespace]) -> Namespace:
+        """Return the one of the namespaces whose bind the probe saw; a KernelFailure if it is none of them."""
+        for namespace in namespaces:
+            if namespace.start <= truth.start_pfn << PAGE_SHIFT < namespace.start + namespace.size_bytes:
+                return namespace
+        raise KernelFailure(
+            f"memmap_init_zone_device() was called for pfn {truth.start_pfn:#x}, which is in none of ours"
+        )
+
     def digest(self, namespace: Namespace, truth: RangeTruth) -> Digest:
         """Return the memmap with its pointers replaced by what they point at, to be compared with another kernel's."""
         _belongs(truth, namespace)
         return digest(self.access, truth)
 
-    def _node(self, namespace: Namespace) -> int:
+    def node(self, namespace: Namespace) -> int:
+        """Return the NUMA node of the device, which the struct pages must have.
+
+        Raises:
+            KernelFailure: it has none although the guest has several.
+        """
         if namespace.device not in self._nodes:
             node, online = map(int, self.guest.run(_NODE.format(device=namespace.device)).stdout.split())
             if node < 0 and online != 1:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vmtests.errors import KernelFailure
 from vmtests.guest import Guest, kept
-from vmtests.memmap import Oracle, Proof
-from vmtests.pmem import Namespace, NamespaceSpec, Region, create_namespace, destroy_namespace
-from vmtests.record import MemmapEntry, NamespaceEntry, RecordWriter
+from vmtests.memmap import MemmapResult, Oracle, Proof
+from vmtests.pmem import (
+    Driver,
+    Namespace,
+    NamespaceSpec,
+    Region,
+    bind_at_once,
+    create_namespace,
+    destroy_namespace,
+    find_namespace,
+)
+from vmtests.record import FlipEntry, MemmapEntry, NamespaceEntry, RecordWriter
 from vmtests.report.progress import Progress
 from vmtests.timing.probes import Probes
 from vmtests.timing.rebind import Bind, Rebinder
+
+
+@dataclass(frozen=True)
+class Together:
+    """Binds that were begun at once, and whether all of them were in memmap_init_zone_device() at the same time."""
+
+    binds: tuple[Bind, ...]
+    overlapped: bool
 
 
 @dataclass
@@ -49,27 +68,48 @@ class Bench:
         assert self._rebinder is not None, "make the namespace first"
         return self._rebinder
 
-    def create_namespace(self) -> Bind:
+    def create_namespace(self, *, over_poison: bool = False) -> Bind:
         """Make the namespace with ndctl; its driver binds at once, and that first bind is returned.
 
         One that was made before stays, but from here on all is about the new one.
+
+        Args:
+            over_poison: overwrite first what its memmap will lie in; for the first namespace of a region.
         """
+        if over_poison:
+            with self.progress.task(f"{self.label}: poison before the first bind"):
+                self.oracle.poison_first(self.region, self.spec)
         with self.progress.task(f"{self.label}: namespace and first bind"):
-            self._namespace = create_namespace(self.guest, self.region, self.spec)
-            self._rebinder = Rebinder(self.guest, self._namespace, self.probes, self.boot, self.clock)
-            first = self._rebinder.first()
-            self._saw(first)
+            self.turn_to(create_namespace(self.guest, self.region, self.spec))
+            first = self.rebinder.first(poisoned=over_poison)
+        self._note_namespace(first)
+        return first
+
+    def find_namespace(self) -> Bind:
+        """Return the bind of a namespace that came with the NVDIMM, whose labels an earlier guest has written."""
+        with self.progress.task(f"{self.label}: the namespace comes back"):
+            self.turn_to(find_namespace(self.guest, self.region, self.spec))
+            first = self.rebinder.first()
+        self._note_namespace(first)
+        return first
+
+    def turn_to(self, namespace: Namespace) -> None:
+        """From here on all is about this namespace of the region."""
+        self._namespace, self.spec = namespace, namespace.spec
+        self._rebinder = Rebinder(self.guest, namespace, self.probes, self.boot, self.clock)
+
+    def _note_namespace(self, first: Bind) -> None:
         self.record.add(
             NamespaceEntry(
-                id=self._namespace.id,
-                mode=self._namespace.mode,
-                map=self._namespace.map,
-                align_bytes=self._namespace.align_bytes,
-                size_bytes=self._namespace.size_bytes,
+                id=self.namespace.id,
+                mode=self.namespace.mode,
+                map=self.namespace.map,
+                align_bytes=self.namespace.align_bytes,
+                size_bytes=self.namespace.size_bytes,
             ),
         )
+        self._saw(first)
         self._note(first)
-        return first
 
     def destroy_namespace(self) -> None:
         """Take the namespace away again, if there is one."""
@@ -111,14 +151,43 @@ class Bench:
     def _poison(self) -> None:
         self.oracle.poison(self.namespace)
 
-    def check_memmap(self, bind: Bind) -> None:
+    def rebind_together(self, namespaces: Sequence[Namespace], index: int) -> Together:
+        """Unbind all of them, overwrite their memmaps, and bind each by a task of its own, all at once."""
+        with self.progress.task(f"{self.label}: {len(namespaces)} namespaces bound at once"):
+            for namespace in namespaces:
+                Driver(self.guest, namespace).unbind()
+            for namespace in namespaces:
+                self.oracle.poison(namespace, alone=False)
+            bind_at_once(self.guest, namespaces)
+            seen = {self.oracle.owner(one.truth, namespaces).name: one for one in self.probes.collect()}
+        if len(seen) != len(namespaces):
+            raise KernelFailure(f"{len(namespaces)} binds at once initialised {len(seen)} memmaps")
+        ordered = [seen[namespace.name] for namespace in namespaces]
+        for namespace, one in zip(namespaces, ordered, strict=True):
+            self.oracle.saw(namespace, one.truth, poisoned=True)
+        self._remember()
+        ends = [one.entered_ns + one.duration_ns for one in ordered]
+        return Together(
+            binds=tuple(
+                Rebinder(self.guest, namespace, self.probes, self.boot, self.clock).bind_of(index, one, poisoned=True)
+                for namespace, one in zip(namespaces, ordered, strict=True)
+            ),
+            overlapped=max(one.entered_ns for one in ordered) < min(ends),
+        )
+
+    def check_memmap(self, bind: Bind, *, again: bool = False) -> MemmapResult:
         """Look at every struct page of the namespace, and at what lies around the range.
+
+        Args:
+            bind: its last one.
+            again: the memmap was looked at before, since that bind.
 
         Raises:
             KernelFailure: a page is wrong, or not all pages could be seen.
         """
         with self.progress.task(f"{self.label}: every struct page after bind {bind.index}"):
-            result = self.oracle.check(self.namespace, bind.truth, poisoned=bind.entry.poisoned)
+            poisoned = bind.entry.poisoned and not again
+            result = self.oracle.check(self.namespace, bind.truth, poisoned=poisoned)
         self.record.add(
             MemmapEntry(
                 kernel=self.guest.kernel.name,
@@ -128,18 +197,33 @@ class Bench:
                 pages_expected=result.pages_expected,
                 pages_checked=result.pages_checked,
                 bytes_per_page_checked=result.bytes_per_page_checked,
-                poisoned=bind.entry.poisoned,
+                poisoned=poisoned,
                 mismatches=result.mismatches,
                 seconds=result.seconds,
                 read_limit_seconds=result.read_limit_seconds,
                 examples=tuple(example.to_json() for example in result.examples),
+                pages_poisoned=result.pages_poisoned,
+                not_checked=self.probes.not_checked,
             )
         )
         result.verify(f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}")
+        return result
 
     def prove_check(self, bind: Bind, flips: int, seed: int) -> Proof:
         """Flip bits all over the memmap, which is right, look whether the check finds each, and flip them back."""
         with self.progress.task(f"{self.label}: {flips} flipped bits"):
             proof = self.oracle.prove(self.namespace, bind.truth, flips=flips, seed=seed)
         self.progress.say(f"  {self.label}: {proof}")
+        self.record.add(
+            FlipEntry(
+                kernel=self.guest.kernel.name,
+                boot=self.boot,
+                namespace=self.namespace.id,
+                flips=len(proof.flips),
+                found=len(proof.flips) - len(proof.missed),
+                invented=len(proof.invented) + proof.restored.mismatches,
+                pages=sum(len(flip.pfns) for flip in proof.flips),
+                seconds=proof.seconds,
+            )
+        )
         return proof

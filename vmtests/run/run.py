@@ -21,6 +21,7 @@ from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
 from vmtests.record import BindEntry, ComparisonEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
 from vmtests.report import words
 from vmtests.report.progress import Progress
+from vmtests.run import unprobed
 from vmtests.run.bench import Bench
 from vmtests.run.options import Options
 from vmtests.timing import dmesg, verdict
@@ -111,7 +112,9 @@ class Run:
             )
         return self._kernels[name]
 
-    def machine(self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES) -> Machine:
+    def machine(
+        self, *, timed: bool = True, memory_bytes: int = MEMORY_BYTES, nodes: int = 1, dimm_bytes: int = 0
+    ) -> Machine:
         """Return the guest's machine for this host; instructions are only counted where something is timed."""
         return Machine(
             accelerator=self.accelerator.name,
@@ -120,6 +123,8 @@ class Run:
             cpus=1 if self.accelerator.name == "tcg" else 2,
             memory_bytes=memory_bytes,
             icount=timed and self.clock == "icount",
+            nodes=nodes,
+            dimm_bytes=dimm_bytes,
         )
 
     def _announce(self, spec: NamespaceSpec) -> None:
@@ -140,6 +145,8 @@ class Run:
         append: Sequence[str] = (),
         timed: bool = False,
         memory_bytes: int = MEMORY_BYTES,
+        nodes: int = 1,
+        dimm_bytes: int = 0,
     ) -> Iterator[Guest]:
         """Boot a kernel; the guest is gone when the block is left.
 
@@ -149,8 +156,11 @@ class Run:
             append: more words for its command line.
             timed: whether something is timed in it.
             memory_bytes: its RAM.
+            nodes: its NUMA nodes, which share the RAM.
+            dimm_bytes: a DIMM in front of where NVDIMMs go.
         """
-        built, machine = self.kernel(name), self.machine(timed=timed, memory_bytes=memory_bytes)
+        built = self.kernel(name)
+        machine = self.machine(timed=timed, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
         self._guests += 1
         folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
         folder.mkdir()
@@ -185,6 +195,10 @@ class Run:
         pmem_size: int | None = None,
         timed: bool = False,
         memory_bytes: int = MEMORY_BYTES,
+        append: Sequence[str] = (),
+        nodes: int = 1,
+        dimm_bytes: int = 0,
+        backing: BackingFile | None = None,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
 
@@ -195,15 +209,35 @@ class Run:
             pmem_size: bytes; what the options say by default.
             timed: whether its binds are samples of the run's timing.
             memory_bytes: the guest's RAM, where the memmap of map=mem goes.
+            append: more words for the kernel's command line.
+            nodes: the guest's NUMA nodes; the NVDIMM is on the last one.
+            dimm_bytes: a DIMM in front of the NVDIMM.
+            backing: the NVDIMM's content, which an earlier guest has left; a new file by default.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
         with ExitStack() as stack:
-            guest = stack.enter_context(self.guest(name, number, timed=timed, memory_bytes=memory_bytes))
+            guest = stack.enter_context(
+                self.guest(
+                    name,
+                    number,
+                    timed=timed,
+                    memory_bytes=memory_bytes,
+                    append=append,
+                    nodes=nodes,
+                    dimm_bytes=dimm_bytes,
+                )
+            )
             oracle = stack.enter_context(Oracle.attach(guest))
-            probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
-            backing = guest.own(BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(size)))
-            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size)
+            if timed or unprobed.can_be_probed(guest):
+                probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
+            else:
+                probes = stack.enter_context(unprobed.listening(guest, oracle))
+            if backing is None:
+                path = guest.workspace.files / "nvdimm0"
+                backing = guest.own(BackingFile.create(path, Nvdimm.backing_bytes(size)))
+            node = nodes - 1 if nodes > 1 else None
+            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size, node=node)
             with self.progress.task(f"{name}: hot-plug"):
                 region = plug(guest, nvdimm)
             yield Bench(
