@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -18,7 +19,7 @@ import pytest
 
 from vmtests import errors
 from vmtests.errors import ExitCode, UsageError, VmtestsError
-from vmtests.run import plan
+from vmtests.run import plan, workers
 from vmtests.run.options import Options, parse_percent, parse_size, whole_number
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | pytest.E
     """Check what was typed before anything starts; a usage error ends with our exit code, whoever finds it."""
     try:
         _check_place(config.rootpath)
-        _options(config).check_kernels()
+        options = _options(config)
+        options.check_kernels()
+        workers.check(options, config.getoption("numprocesses", None))
         return (yield)
     except (UsageError, pytest.UsageError) as error:
         _usage(str(error))
@@ -162,11 +165,40 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the options, and let SIGTERM unwind like Ctrl-C."""
     config.addinivalue_line("markers", "full: runs in the full tier only")
     config.stash[_CODES] = []
-    config.stash[_OPTIONS] = _options(config)
+    options = _options(config)
+    if hasattr(config, "workerinput"):
+        options = workers.become_worker(options, config.workerinput)
+    elif config.getoption("dist", "no") != "no":
+        _control(config, options)
+    config.stash[_OPTIONS] = options
 
     interrupts = _Interrupts(config)
     config.pluginmanager.register(interrupts)
     signal.signal(signal.SIGTERM, interrupts.terminate)
+
+
+def _control(config: pytest.Config, options: Options) -> None:
+    """Let the workers of pytest-xdist run the tests, and gather what they record."""
+    from vmtests.run.run import folder_of
+
+    record = folder_of(options)
+
+    def take(part: workers.Part) -> None:
+        config.stash[_CODES] += part.codes
+        if part.document is None:
+            return
+        if _RUN not in config.stash:
+            config.stash[_RUN] = _run(config, replace(options, record=record))
+        config.stash[_RUN].take(part.document, part.clock)
+
+    config.pluginmanager.register(workers.Controller(record, options.run_seed(), take))
+
+
+def _run(config: pytest.Config, options: Options) -> Run:
+    from vmtests.report.progress import Progress
+    from vmtests.run.run import Run
+
+    return Run(options, [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
 
 
 def _is_case(item: pytest.Item) -> bool:
@@ -207,13 +239,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run: options, kernels, accelerator, clock and record."""
-    from vmtests.report.progress import Progress
-    from vmtests.run.run import Run
-
     config = request.config
     print(file=_terminal())
-    this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
-    config.stash[_RUN] = this
+    config.stash[_RUN] = this = _run(config, config.stash[_OPTIONS])
     yield this
     this.close()
 
@@ -248,6 +276,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Turn pytest's exit code into ours, and save the record."""
     config = session.config
     run = config.stash.get(_RUN, None)
+    if hasattr(config, "workeroutput"):
+        document = run.record.document(exitstatus) if run is not None else None
+        workers.report(config.workeroutput, document, run.clock_used if run is not None else None, config.stash[_CODES])
+        return
     code: int = exitstatus
     if _INTERRUPTED in config.stash:
         code = config.stash[_INTERRUPTED]
@@ -272,7 +304,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.stash.get(_LEFT_OUT, 0):
         terminalreporter.write_line(f"{config.stash[_LEFT_OUT]} tests are left to the full tier: --tier full runs them")
     run = config.stash.get(_RUN, None)
-    if run is None:
+    if run is None or hasattr(config, "workerinput"):
         return
     from vmtests.report import summary
 

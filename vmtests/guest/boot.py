@@ -42,6 +42,7 @@ def boot(
     append: Sequence[str] = (),
     keeper: Keeper | None = None,
     restore: bool = False,
+    alone: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Guest]:
     """Boot a guest; the body runs when its first command has, and leaving it ends the guest.
@@ -53,13 +54,14 @@ def boot(
         append: more words for the kernel's command line.
         keeper: lets the guest outlive us under a supervisor.
         restore: start from the snapshot of such a guest, taken if there is none; from cold where that cannot be done.
+        alone: no other guest may run at the same time.
         tell: called with a line about why a guest has to wait, or boots from cold all the same.
 
     Raises:
         KernelFailure: the kernel panicked, hangs, or did so later and the body did not notice.
         HostFailure: QEMU cannot be started, or ended by itself.
     """
-    plan = Plan(kernel, image, machine, tuple(append), Logs(evidence), keeper is not None, tell)
+    plan = Plan(kernel, image, machine, tuple(append), Logs(evidence), keeper is not None, alone, tell)
     start = Start(plan, deadline or BOOT_SECONDS)
     with ExitStack() as stack:
         error: BaseException | None = None

@@ -25,6 +25,7 @@ from vmtests.guest.monitor import Monitor
 from vmtests.guest.process import STEP_SECONDS, Process, pasteable
 from vmtests.guest.supervised import SupervisedProcess, Supervision
 from vmtests.guest.workspace import Workspace
+from vmtests.host import facts
 
 if TYPE_CHECKING:
     from vmtests.image import Image
@@ -103,6 +104,7 @@ class Plan:
         append: more words for the kernel's command line.
         logs: where its evidence goes.
         supervised: it does not die with us.
+        alone: no other guest may run at the same time.
         tell: called with a line when it has to wait, or is not started as it was asked for.
     """
 
@@ -112,6 +114,7 @@ class Plan:
     append: tuple[str, ...]
     logs: Logs
     supervised: bool
+    alone: bool
     tell: Callable[[str], None]
 
     @property
@@ -137,7 +140,8 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
     death = Death(evidence=(logs.console, logs.stderr, logs.argv))
     with ExitStack() as stack:
         Workspace.sweep()
-        workspace = stack.enter_context(Workspace(Claim(machine.cpus, machine.memory_bytes, os.getpid()), plan.tell))
+        cpus = facts.cpus() if plan.alone else machine.cpus
+        workspace = stack.enter_context(Workspace(Claim(cpus, machine.memory_bytes, os.getpid()), plan.tell))
         ram = workspace.files / "ram"
         for file, bytes_of_node in machine.ram_files(ram):
             workspace.sparse(file.name, bytes_of_node)

@@ -1,6 +1,6 @@
 """Snapshots: a guest as it waits for its keys, from which others start without booting.
 
-An entry `snapshots/KEY/` of the cache has `ram` (and `ram1` with two NUMA nodes), the guest's memory as sparse files;
+An entry `snapshots/KEY/` of the cache has `ram` and its like (Machine.ram_files), the guest's memory as sparse files;
 `state`, that of its devices, as QEMU's migration writes it (x-ignore-shared leaves the memory out); `console.log`, what
 was printed until then; and `snapshot.json`. It holds no key and no session, and there was no NVDIMM yet. Its key names
 all that it depends on: kernel, image, machine, the kernel's command line, QEMU, the host's processor.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,8 +48,8 @@ class Snapshot:
     """A snapshot in the cache."""
 
     folder: Path
-    #: One for each NUMA node.
-    ram_checksums: tuple[int, ...]
+    #: Of each file of the memory, by its name.
+    ram_checksums: Mapping[str, int]
     state_sha256: str
 
     @classmethod
@@ -77,7 +77,9 @@ class Snapshot:
                 "kernel": plan.kernel.name,
                 "release": plan.kernel.release,
                 "machine": repr(plan.machine),
-                "ram_checksums": [sparse.checksum(file) for file, _ in plan.machine.ram_files(folder / "ram")],
+                "ram_checksums": {
+                    file.name: sparse.checksum(file) for file, _ in plan.machine.ram_files(folder / "ram")
+                },
                 "state_sha256": _sha256((folder / "state").read_bytes()),
             }
             (folder / "snapshot.json").write_text(json.dumps(said, indent=1) + "\n")
@@ -87,7 +89,7 @@ class Snapshot:
         folder = cache.entry("snapshots", _key(plan), fill, waiting=lambda: plan.tell(waiting))
         try:
             said = json.loads((folder / "snapshot.json").read_text())
-            return cls(folder, tuple(said["ram_checksums"]), said["state_sha256"])
+            return cls(folder, said["ram_checksums"], said["state_sha256"])
         except (OSError, ValueError, KeyError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise Unrestorable(f"the snapshot {folder} is damaged ({error!r})") from error
@@ -128,19 +130,19 @@ class Snapshot:
 
         It raises Unrestorable if they differ, or if the memory cannot be read.
         """
-        found: list[int] = []
+        found: dict[str, int] = {}
 
         def work() -> None:
             with suppress(OSError):
-                for node in range(len(self.ram_checksums)):
-                    found.append(sparse.checksum(self.folder / f"ram{node or ''}"))
+                for name in self.ram_checksums:
+                    found[name] = sparse.checksum(self.folder / name)
 
         thread = threading.Thread(target=work, name="verify-snapshot", daemon=True)
         thread.start()
 
         def join() -> None:
             thread.join()
-            if tuple(found) != self.ram_checksums:
+            if found != self.ram_checksums:
                 raise Unrestorable(f"the snapshot {self.folder} is damaged: its memory has changed")
 
         return join

@@ -6,9 +6,10 @@ import datetime
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vmtests import host, image, kernel
 from vmtests.errors import ExitCode, HostFailure, UsageError
@@ -43,7 +44,7 @@ class Run:
     def __init__(self, options: Options, argv: Sequence[str], progress: Progress) -> None:
         self.options = options
         self.progress = progress
-        self.record = RecordWriter(_folder(options), argv=argv, seed=options.run_seed())
+        self.record = RecordWriter(folder_of(options), argv=argv, seed=options.run_seed())
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
         self._announced = False
@@ -88,6 +89,17 @@ class Run:
         if self.options.clock != "auto":
             return self.options.clock
         return "wall" if self.accelerator.name == "kvm" else "icount"
+
+    @property
+    def clock_used(self) -> str | None:
+        """The clock, if anybody has asked for it."""
+        return self.__dict__.get("clock")
+
+    def take(self, document: dict[str, Any], clock: str | None) -> None:
+        """Take over what a worker of this run has recorded, and the clock that it used."""
+        self.record.merge(document)
+        if clock is not None:
+            self.clock = clock
 
     def add(self, recipe: Recipe) -> None:
         """Let a kernel that no option names be used under its recipe's name."""
@@ -147,8 +159,9 @@ class Run:
         memory_bytes: int = MEMORY_BYTES,
         nodes: int = 1,
         dimm_bytes: int = 0,
+        cold: bool = False,
     ) -> Iterator[Guest]:
-        """Boot a kernel; the guest is gone when the block is left.
+        """Start a guest; it is gone when the block is left.
 
         Args:
             name: the kernel's.
@@ -158,12 +171,11 @@ class Run:
             memory_bytes: its RAM.
             nodes: its NUMA nodes, which share the RAM.
             dimm_bytes: a DIMM in front of where NVDIMMs go.
+            cold: boot it, whatever snapshot there is.
         """
         built = self.kernel(name)
         machine = self.machine(timed=timed, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
-        self._guests += 1
-        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
-        folder.mkdir()
+        folder = self._guest_folder(name)
         with ExitStack() as stack:
             keeper = self._keeper() if self.options.keep else None
             with self.progress.task(f"{name}: boot"):
@@ -175,7 +187,8 @@ class Run:
                         evidence=folder,
                         append=append,
                         keeper=keeper,
-                        restore=self._restores(timed),
+                        restore=not cold and self._restores(timed),
+                        alone=timed and self.clock == "wall",
                         tell=lambda text: self.progress.say(f"  {name}: {text}"),
                     )
                 )
@@ -199,6 +212,7 @@ class Run:
         nodes: int = 1,
         dimm_bytes: int = 0,
         backing: BackingFile | None = None,
+        cold: bool = False,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
 
@@ -213,6 +227,7 @@ class Run:
             nodes: the guest's NUMA nodes; the NVDIMM is on the last one.
             dimm_bytes: a DIMM in front of the NVDIMM.
             backing: the NVDIMM's content, which an earlier guest has left; a new file by default.
+            cold: boot it, whatever snapshot there is.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         self._announce(spec)
@@ -226,6 +241,7 @@ class Run:
                     append=append,
                     nodes=nodes,
                     dimm_bytes=dimm_bytes,
+                    cold=cold,
                 )
             )
             oracle = stack.enter_context(Oracle.attach(guest))
@@ -281,6 +297,15 @@ class Run:
                     raise
 
             yield lend
+
+    def _guest_folder(self, name: str) -> Path:
+        """Make the folder of a guest's evidence; other workers of this run make theirs beside it."""
+        while True:
+            self._guests += 1
+            folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
 
     def _restores(self, timed: bool) -> bool:
         """Tell whether a guest may start from a snapshot.
@@ -385,7 +410,8 @@ class Run:
         """Leave nothing behind but the record."""
 
 
-def _folder(options: Options) -> Path:
+def folder_of(options: Options) -> Path:
+    """Return where the record of a run with these options goes."""
     if options.record is not None:
         return options.record
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
