@@ -68,8 +68,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @functools.cache
 def _terminal() -> TextIO:
-    """Return the real stdout, kept before pytest begins to capture what goes to file descriptor 1."""
-    return os.fdopen(os.dup(1), "w", buffering=1)
+    """Return the real stdout, kept before pytest begins to capture what goes to file descriptor 1.
+
+    A worker of pytest-xdist has none of its own; its stderr is the controller's.
+    """
+    return os.fdopen(os.dup(2 if "PYTEST_XDIST_WORKER" in os.environ else 1), "w", buffering=1)
 
 
 def _options(config: pytest.Config) -> Options:
@@ -189,7 +192,7 @@ def _control(config: pytest.Config, options: Options) -> None:
             return
         if _RUN not in config.stash:
             config.stash[_RUN] = _run(config, replace(options, record=record))
-        config.stash[_RUN].take(part.document, part.clock)
+        config.stash[_RUN].take(part.document, part.clock, part.kept)
 
     config.pluginmanager.register(workers.Controller(record, options.run_seed(), take))
 
@@ -277,8 +280,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     run = config.stash.get(_RUN, None)
     if hasattr(config, "workeroutput"):
-        document = run.record.document(exitstatus) if run is not None else None
-        workers.report(config.workeroutput, document, run.clock_used if run is not None else None, config.stash[_CODES])
+        workers.report(config.workeroutput, list(config.stash[_CODES]), run)
         return
     code: int = exitstatus
     if _INTERRUPTED in config.stash:

@@ -95,9 +95,10 @@ class Run:
         """The clock, if anybody has asked for it."""
         return self.__dict__.get("clock")
 
-    def take(self, document: dict[str, Any], clock: str | None) -> None:
-        """Take over what a worker of this run has recorded, and the clock that it used."""
+    def take(self, document: dict[str, Any], clock: str | None, guests: Sequence[str]) -> None:
+        """Take over what a worker of this run has recorded, the clock that it used, and the guests that it has left."""
         self.record.merge(document)
+        self.kept += [guest for guest in kept.find_all() if guest.name in guests]
         if clock is not None:
             self.clock = clock
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmtests.errors import ExitCode, UsageError
 from vmtests.run.options import Options
+
+if TYPE_CHECKING:
+    from vmtests.run.run import Run
 
 #: Our part of xdist's workerinput and workeroutput.
 _KEY = "vmtests"
@@ -50,20 +53,31 @@ def become_worker(options: Options, workerinput: dict[str, Any]) -> Options:
     return replace(options, record=Path(given["record"]), seed=given["seed"])
 
 
-def report(
-    workeroutput: dict[str, Any], document: dict[str, Any] | None, clock: str | None, codes: list[ExitCode]
-) -> None:
-    """Hand a worker's part of the record to the controller."""
-    workeroutput[_KEY] = {"document": document, "clock": clock, "codes": [int(code) for code in codes]}
+def report(workeroutput: dict[str, Any], codes: Sequence[ExitCode], run: Run | None) -> None:
+    """Hand a worker's part of the run to the controller."""
+    workeroutput[_KEY] = {
+        "codes": [int(code) for code in codes],
+        "document": None if run is None else run.record.document(ExitCode.PASSED),
+        "clock": None if run is None else run.clock_used,
+        "kept": [] if run is None else [guest.name for guest in run.kept],
+    }
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a worker has to tell in the end. `clock` is None when it needed none."""
+    """What a worker has to tell in the end.
 
+    Attributes:
+        codes: of its failures.
+        document: its record; None when it has run no case.
+        clock: None when it needed none.
+        kept: the names of the guests that it has left running.
+    """
+
+    codes: tuple[ExitCode, ...]
     document: dict[str, Any] | None
     clock: str | None
-    codes: list[ExitCode]
+    kept: tuple[str, ...]
 
 
 class Controller:
@@ -85,4 +99,5 @@ class Controller:
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ARG002
         given = getattr(node, "workeroutput", {}).get(_KEY)
         if given is not None:
-            self._take(Part(given["document"], given["clock"], [ExitCode(code) for code in given["codes"]]))
+            codes = tuple(ExitCode(code) for code in given["codes"])
+            self._take(Part(codes, given["document"], given["clock"], tuple(given["kept"])))
