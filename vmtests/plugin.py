@@ -280,7 +280,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     run = config.stash.get(_RUN, None)
     if hasattr(config, "workeroutput"):
-        workers.report(config.workeroutput, list(config.stash[_CODES]), run)
+        codes = config.stash[_CODES]
+        workers.report(config.workeroutput, codes, run)
         return
     code: int = exitstatus
     if _INTERRUPTED in config.stash:
