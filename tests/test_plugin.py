@@ -79,6 +79,7 @@ def test_workers_write_one_record(tmp_path: Path) -> None:
     assert found.document["exit_code"] == ExitCode.HOST_FAILED
     assert "failures.txt" in [entry.path for entry in found.entries(EvidenceEntry)]
     assert str(tmp_path / "out") in done.stdout
+    assert "tests are left to the full tier" in done.stdout
 
 
 def test_ids_read_like_the_procedure(tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def _control(config: pytest.Config, options: Options) -> None:
 
     def take(part: workers.Part) -> None:
         config.stash[_CODES] += part.codes
+        config.stash[_LEFT_OUT] = part.left_out
         if part.document is None:
             return
         if _RUN not in config.stash:
@@ -281,7 +282,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = config.stash.get(_RUN, None)
     if hasattr(config, "workeroutput"):
         codes = config.stash[_CODES]
-        workers.report(config.workeroutput, codes, run)
+        workers.report(config.workeroutput, codes, config.stash.get(_LEFT_OUT, 0), run)
         return
     code: int = exitstatus
     if _INTERRUPTED in config.stash:

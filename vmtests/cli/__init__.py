@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import clean, compare, history, host, kernel, memmap
+from vmtests.cli import boot, clean, compare, history, host, kernel, memmap
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -20,6 +20,7 @@ examples:
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
+  vmtests boot patched                               a guest to be looked into by ssh, drgn and gdb
   vmtests memmap check guest-0123abcd                every struct page of a guest that `pytest --keep` has left
   vmtests clean                                      which guests were left, how to get in, and what the caches take
 
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, compare, history, memmap, clean):
+    for verb in (host, kernel, compare, history, boot, memmap, clean):
         verb.add(verbs)
     return parser
 

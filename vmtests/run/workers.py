@@ -53,10 +53,11 @@ def become_worker(options: Options, workerinput: dict[str, Any]) -> Options:
     return replace(options, record=Path(given["record"]), seed=given["seed"])
 
 
-def report(workeroutput: dict[str, Any], codes: Sequence[ExitCode], run: Run | None) -> None:
+def report(workeroutput: dict[str, Any], codes: Sequence[ExitCode], left_out: int, run: Run | None) -> None:
     """Hand a worker's part of the run to the controller."""
     workeroutput[_KEY] = {
         "codes": [int(code) for code in codes],
+        "left_out": left_out,
         "document": None if run is None else run.record.document(ExitCode.PASSED),
         "clock": None if run is None else run.clock_used,
         "kept": [] if run is None else [guest.name for guest in run.kept],
@@ -69,12 +70,14 @@ class Part:
 
     Attributes:
         codes: of its failures.
+        left_out: how many tests the tier leaves out; the same in all workers.
         document: its record; None when it has run no case.
         clock: None when it needed none.
         kept: the names of the guests that it has left running.
     """
 
     codes: tuple[ExitCode, ...]
+    left_out: int
     document: dict[str, Any] | None
     clock: str | None
     kept: tuple[str, ...]
@@ -100,4 +103,4 @@ class Controller:
         given = getattr(node, "workeroutput", {}).get(_KEY)
         if given is not None:
             codes = tuple(ExitCode(code) for code in given["codes"])
-            self._take(Part(codes, given["document"], given["clock"], tuple(given["kept"])))
+            self._take(Part(codes, given["left_out"], given["document"], given["clock"], tuple(given["kept"])))
