@@ -1,7 +1,8 @@
 """A program that behaves like QEMU with a guest in it, for tests without a VM.
 
-It speaks real QMP and real SSH, reads the keys as images/init does, and runs the guest's commands on the host. What
-else it does is said by words on the kernel's command line: `die`, `panic`, `mute`, `stuck`, `other-host-key`, ...
+It speaks real QMP and real SSH, reads the keys as images/init does, and runs the guest's commands on the host. Its
+migration writes and reads a word, and a guest's memory begins with the process id of the one that booted. What else it
+does is said by words on the kernel's command line: `die`, `panic`, `mute`, `stuck`, `other-host-key`, ...
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 PANIC = """\
@@ -26,17 +28,23 @@ PANIC = """\
 """
 
 
-def _receive(connection: socket.socket) -> bytes:
+#: What the fake's migration writes.
+STATE = b"the state of all devices"
+
+
+def _receive(connection: socket.socket, files: list[int]) -> bytes:
     try:
-        return connection.recv(1 << 16)
+        data, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+        files += descriptors
+        return data
     except OSError:  # the client has left
         return b""
 
 
-def messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects that come; no newline need be between them."""
+def messages(connection: socket.socket, files: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that come; no newline need be between them. Files that come with them go to `files`."""
     text = ""
-    while data := _receive(connection):
+    while data := _receive(connection, files):
         text = (text + data.decode()).lstrip()
         while text:
             try:
@@ -57,6 +65,9 @@ class Qemu:
             found[2]: int(found[1]) for value in backends if (found := re.match(r"socket,fd=(\d+),id=(\w+)", value))
         }
         self.words = dict(options)["-append"].split()
+        self.ram = next(found[1] for _, value in options if (found := re.search(r"id=ram,.*mem-path=([^,]+)", value)))
+        self.incoming = "-incoming" in argv
+        self.continued = threading.Event()
         self.console = socket.socket(fileno=ends["console"])
         self.monitor = socket.socket(fileno=ends["monitor"])
         self.keys = socket.socket(fileno=ends["keys"])
@@ -65,13 +76,19 @@ class Qemu:
 
     def run(self) -> None:
         threading.Thread(target=self.serve_monitor, daemon=True).start()
-        self.console.sendall(b"[    0.000000] Linux version 7.3.4\r\nvmtests: init\r\n")
+        if self.incoming:
+            self.continued.wait()
+        else:
+            with Path(self.ram).open("r+b") as memory:
+                memory.write(b"%d\n" % os.getpid())
+            self.console.sendall(b"[    0.000000] Linux version 7.3.4\r\nvmtests: init\r\n")
         if "die" in self.words:
             sys.exit("qemu-system-x86_64: something is wrong with this QEMU")
         if "panic" in self.words:
             self.panic()
         if "mute" not in self.words:
-            self.console.sendall(b"vmtests: waiting for keys\r\n")
+            if not self.incoming:
+                self.console.sendall(b"vmtests: waiting for keys\r\n")
             given = dict(self.read_keys())
             self.console.sendall(b"vmtests: ready\r\n")
             self.serve_ssh(given["host-key"], given["authorized-key"])
@@ -94,9 +111,8 @@ class Qemu:
         self.send(
             {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
         )
-        for command in messages(self.monitor):
-            if command["execute"] != "qmp_capabilities":
-                self.greeted.set()  # the client is ready for events
+        files: list[int] = []
+        for command in messages(self.monitor, files):
             if "stuck" in self.words and command["execute"] == "quit":
                 continue
             answer: dict[str, object] = {"return": {}}
@@ -109,9 +125,20 @@ class Qemu:
                 self.console.sendall(b"[    9.000000] Kernel panic - not syncing: NMI: Not continuing\r\n")
             elif command["execute"] == "device_del":
                 answer = {"error": {"class": "GenericError", "desc": "nvdimm device hot unplug is not supported yet."}}
+            elif command["execute"] == "migrate" and "no-migration" in self.words:
+                answer = {"error": {"class": "GenericError", "desc": "this QEMU cannot"}}
+            elif command["execute"] == "cont":
+                self.continued.set()
             self.send({**answer, "id": command.get("id")} if "id" in command else answer)
+            self.greeted.set()  # the client is ready for events
             if command["execute"] == "quit":
                 os._exit(0)
+            if command["execute"] == "migrate" and "error" not in answer:
+                os.write(files.pop(), STATE)
+                self.event("MIGRATION", {"status": "completed"})
+            if command["execute"] == "migrate-incoming":
+                taken = os.read(files.pop(), 100) == STATE and "no-restore" not in self.words
+                self.event("MIGRATION", {"status": "completed" if taken else "failed"})
 
     def read_keys(self) -> list[tuple[str, bytes]]:
         lines = iter(self.keys.makefile())

@@ -6,11 +6,9 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,63 +16,16 @@ import paramiko
 import psutil
 import pytest
 
+from tests.fake_boot import Booter, booting
 from vmtests.errors import HostFailure, KernelFailure
-from vmtests.guest import Guest, Machine, boot, process, shell, workspace
-from vmtests.guest.boot import READY
-from vmtests.image import Image
-from vmtests.kernel import Kernel
-
-ROOT = Path(__file__).parent.parent
-
-Booter = Callable[..., AbstractContextManager[Guest]]
-
-_PROGRAMS = {
-    "qemu-system-x86_64": f'PYTHONPATH={ROOT} exec {sys.executable} -m tests.fake_qemu "$@"',
-    "usleep": "exec sleep 0.05",  # the guest's busybox has it
-}
-
-
-def _booter(folder: Path) -> Booter:
-    (folder / "bin").mkdir()
-    for name, script in _PROGRAMS.items():
-        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "bin" / name).chmod(0o755)
-    for name in ("config", "bzImage", "guest.cpio"):
-        (folder / name).touch()
-    kernel = Kernel(
-        name="base",
-        release="7.3.4",
-        image=folder / "bzImage",
-        vmlinux=None,
-        config=folder / "config",
-        config_sha256="",
-        source="",
-        compiler="",
-        patches=(),
-        build_seconds=None,
-        key="",
-    )
-    image = Image(folder / "guest.cpio", "", "", {})
-    machine = Machine("kvm")  # so that deadlines are not stretched; the fake does not look
-
-    def start(*words: str, kernel: Kernel = kernel) -> AbstractContextManager[Guest]:
-        return boot(kernel, image, machine, evidence=folder / "evidence", append=words)
-
-    return start
+from vmtests.guest import Guest, shell, workspace
+from vmtests.guest.start import READY
 
 
 @pytest.fixture(scope="module")
 def booter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booter]:
-    folder = tmp_path_factory.mktemp("boot")
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="vmt-") as runtime:
-        patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        # pytest's own folders are too long for sockets.
-        patch.setenv("XDG_RUNTIME_DIR", runtime)
-        patch.setattr(process, "STEP_SECONDS", 0.5)
-        yield _booter(folder)
-        assert not [path for path in (folder / "cache/vmtests/guests").glob("*") if path.is_dir()]
-        assert not [path for path in Path(runtime).glob("vmtests/*") if path.is_dir()]
+    with booting(tmp_path_factory.mktemp("boot")) as booter:
+        yield booter
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +137,7 @@ def test_panic_at_boot(start: Booter) -> None:
 
 
 def test_hang_at_boot(start: Booter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["vmtests.guest.boot"], "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(sys.modules["vmtests.guest.start"], "SILENCE_SECONDS", 1.0)
     with pytest.raises(KernelFailure, match=r"booting kernel base: the console said nothing for 1 s"):
         start("mute").__enter__()
 

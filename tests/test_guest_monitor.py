@@ -41,7 +41,7 @@ class Server:
 
     def serve(self) -> None:
         self.send(GREETING)
-        for command in messages(self.connection):
+        for command in messages(self.connection, []):
             self.seen.append(command)
             answer = self.answers.get(command["execute"], {"return": {}})
             if answer is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vmtests.errors import ExitCode
+from vmtests.record import EvidenceEntry, read
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +45,7 @@ CASES = str(ROOT / "vmtests" / "cases")
         (["--kernel-tree", "/nonexistent"], "/nonexistent"),
         (["--max-regression", "much"], "much"),
         (["--dump", "often"], "--dump often: it can be auto, never"),
+        (["-n", "2", "--clock", "wall", "--max-regression", "1%"], "-n 2"),
     ],
 )
 def test_usage(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -68,6 +70,17 @@ def test_no_qemu_is_the_hosts_failure(tmp_path: Path) -> None:
     assert done.returncode == ExitCode.HOST_FAILED, done.stdout + done.stderr
     assert "qemu-system-x86_64" in done.stdout
     assert (tmp_path / "out" / "run.json").exists()
+
+
+def test_workers_write_one_record(tmp_path: Path) -> None:
+    """What the workers find, here that there is no QEMU, becomes the one record and exit code of the run."""
+    done = _pytest(tmp_path, CASES, "-k", "rebind", "-n", "2", "--record", str(tmp_path / "out"), PATH=str(tmp_path))
+    assert done.returncode == ExitCode.HOST_FAILED, done.stdout + done.stderr
+    found = read(tmp_path / "out")
+    assert found.document["exit_code"] == ExitCode.HOST_FAILED
+    assert "failures.txt" in [entry.path for entry in found.entries(EvidenceEntry)]
+    assert str(tmp_path / "out") in done.stdout
+    assert "tests are left to the full tier" in done.stdout
 
 
 def test_ids_read_like_the_procedure(tmp_path: Path) -> None:

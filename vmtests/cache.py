@@ -2,7 +2,9 @@
 
 Layout: `ROOT/KIND/KEY/` is an entry, `ROOT/KIND/.KEY.lock` its lock, `ROOT/KIND/.KEY.PID.tmp/` one that is being made.
 An entry is made under its temporary name and renamed, so a kill in the middle leaves no half entry; the lock makes a
-second run wait for the first instead of doing the same work; a dead maker's rest is removed by the next one.
+second run wait for the first instead of doing the same work; a dead maker's rest is removed by the next one. A process
+that has asked for an entry holds a shared lock on its folder until it ends, and the folder's time of modification is
+that of the last use: what may be freed, and what should be.
 """
 
 from __future__ import annotations
@@ -12,12 +14,31 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from vmtests.errors import HostFailure
+
+# The entries that this process has asked for, and the descriptors of their locks.
+_held: dict[Path, int] = {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished entry: `size_bytes` on the disk, `used` last at this time since the epoch."""
+
+    path: Path
+    size_bytes: int
+    used: float
+    in_use: bool
+
+    @property
+    def kind(self) -> str:
+        """The room in the cache, such as "kernels"."""
+        return self.path.parent.name
 
 
 def root() -> Path:
@@ -82,14 +103,81 @@ def entry(
         waiting: called once when another process is making the same entry.
     """
     path = root() / kind / key
-    if path.is_dir():
-        return path
+    while not (path.is_dir() and hold(path) is not None):
+        _make(path, make, waiting)
+    return path
+
+
+def hold(path: Path) -> int | None:
+    """Keep an entry from being freed as long as this process lives, or whoever inherits the descriptor returned.
+
+    Returns None when it has just been freed.
+    """
+    try:
+        there = path.stat()
+        if path in _held and not os.path.samestat(os.fstat(_held[path]), there):
+            os.close(_held.pop(path))  # that one is gone
+        if path not in _held:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if not os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.close(descriptor)
+                return None
+            _held[path] = descriptor
+        os.utime(path)
+    except FileNotFoundError:
+        return None
+    return _held[path]
+
+
+def entries() -> list[Entry]:
+    """Return all finished entries, those first that were used last."""
+    found = []
+    for path in root().glob("*/*"):
+        # Whatever else is in the cache has no lock beside it.
+        if path.is_dir() and not path.is_symlink() and path.with_name(f".{path.name}.lock").exists():
+            with suppress(FileNotFoundError):  # it is just being freed
+                found.append(Entry(path, _bytes(path), path.stat().st_mtime, in_use=not _alone(path)))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def free(entry: Entry) -> bool:
+    """Remove an entry unless somebody uses it or makes it again; return whether it went."""
+    path = entry.path
+    with suppress(HostFailure, FileNotFoundError), locked(path.with_name(f".{path.name}.lock"), seconds=0):
+        if _alone(path):
+            gone = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            path.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            return True
+    return False
+
+
+def _alone(path: Path) -> bool:
+    """Return whether nobody, we included, holds the entry."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _bytes(folder: Path) -> int:
+    """Return the bytes on the disk that a folder takes."""
+    return sum((Path(place) / name).lstat().st_blocks * 512 for place, _, names in os.walk(folder) for name in names)
+
+
+def _make(path: Path, make: Callable[[Path], None], waiting: Callable[[], None] | None) -> None:
+    key = path.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent / f".{key}.lock", waiting=waiting):
         for rest in path.parent.glob(f".{key}.*.tmp"):
             shutil.rmtree(rest, ignore_errors=True)
         if path.is_dir():
-            return path
+            return
         temporary = path.parent / f".{key}.{os.getpid()}.tmp"
         temporary.mkdir(mode=0o700)
         try:
@@ -98,4 +186,3 @@ def entry(
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    return path

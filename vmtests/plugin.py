@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -18,7 +19,7 @@ import pytest
 
 from vmtests import errors
 from vmtests.errors import ExitCode, UsageError, VmtestsError
-from vmtests.run import plan
+from vmtests.run import plan, workers
 from vmtests.run.options import Options, parse_duration, parse_percent, parse_size, whole_number
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--rig", default="ssh", metavar="RIG", help="ssh, sealed: counts exact to the digit, from a guest left alone")
     add("--cpu-model", default="Icelake-Server", metavar="MODEL", help="the guest's CPU")
     add("--record", type=Path, metavar="DIR", help="where the run record goes (runs/TIME)")
-    add("--keep", action="store_true", help="keep the guests' files")
+    add("--keep", action="store_true", help="let the guest of a failed test run on, and the last one")
+    add("--cold", action="store_true", help="boot every guest; start none from a snapshot")
     add("--dump", default="auto", metavar="WHEN", help="auto: of the first guest whose kernel fails a test; never")
     add("--tier", default="quick", metavar="TIER", help="quick: CI; full: every config, mutant and fault")
     add("--fresh", action="store_true", help="repeat what an unchanged run has done already")
@@ -79,8 +81,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @functools.cache
 def _terminal() -> TextIO:
-    """Return the real stdout, kept before pytest begins to capture what goes to file descriptor 1."""
-    return os.fdopen(os.dup(1), "w", buffering=1)
+    """Return the real stdout, kept before pytest begins to capture what goes to file descriptor 1.
+
+    A worker of pytest-xdist has none of its own; its stderr is the controller's.
+    """
+    return os.fdopen(os.dup(2 if "PYTEST_XDIST_WORKER" in os.environ else 1), "w", buffering=1)
 
 
 def _options(config: pytest.Config) -> Options:
@@ -107,6 +112,7 @@ def _options(config: pytest.Config) -> Options:
         record=value("--record"),
         keep=value("--keep"),
         dump=value("--dump"),
+        cold=value("--cold"),
         tier=value("--tier"),
         fresh=value("--fresh"),
         max_regression=None if limit is None else parse_percent("--max-regression", limit),
@@ -156,7 +162,9 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | pytest.E
     """Check what was typed before anything starts; a usage error ends with our exit code, whoever finds it."""
     try:
         _check_place(config.rootpath)
-        _options(config).check_kernels()
+        options = _options(config)
+        options.check_kernels()
+        workers.check(options, config.getoption("numprocesses", None))
         return (yield)
     except (UsageError, pytest.UsageError) as error:
         _usage(str(error))
@@ -177,11 +185,41 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: runs in the full tier only")
     config.stash[_CODES] = []
     config.stash[_NOT_NEEDED] = 0
-    config.stash[_OPTIONS] = _options(config)
+    options = _options(config)
+    if hasattr(config, "workerinput"):
+        options = workers.become_worker(options, config.workerinput)
+    elif config.getoption("dist", "no") != "no":
+        _control(config, options)
+    config.stash[_OPTIONS] = options
 
     interrupts = _Interrupts(config)
     config.pluginmanager.register(interrupts)
     signal.signal(signal.SIGTERM, interrupts.terminate)
+
+
+def _control(config: pytest.Config, options: Options) -> None:
+    """Let the workers of pytest-xdist run the tests, and gather what they record."""
+    from vmtests.run.run import folder_of
+
+    record = folder_of(options)
+
+    def take(part: workers.Part) -> None:
+        config.stash[_CODES] += part.codes
+        config.stash[_LEFT_OUT] = part.left_out
+        if part.document is None:
+            return
+        if _RUN not in config.stash:
+            config.stash[_RUN] = _run(config, replace(options, record=record))
+        config.stash[_RUN].take(part.document, part.clock, part.kept)
+
+    config.pluginmanager.register(workers.Controller(record, options.run_seed(), take))
+
+
+def _run(config: pytest.Config, options: Options) -> Run:
+    from vmtests.report.progress import Progress
+    from vmtests.run.run import Run
+
+    return Run(options, [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
 
 
 def _is_case(item: pytest.Item) -> bool:
@@ -244,13 +282,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run: options, kernels, accelerator, clock and record."""
-    from vmtests.report.progress import Progress
-    from vmtests.run.run import Run
-
     config = request.config
     print(file=_terminal())
-    this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
-    config.stash[_RUN] = this
+    config.stash[_RUN] = this = _run(config, config.stash[_OPTIONS])
     yield this
     this.close()
 
@@ -301,6 +335,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Turn pytest's exit code into ours, and save the record."""
     config = session.config
     run = config.stash.get(_RUN, None)
+    if hasattr(config, "workeroutput"):
+        codes = config.stash[_CODES]
+        workers.report(config.workeroutput, codes, config.stash.get(_LEFT_OUT, 0), run)
+        return
     code: int = exitstatus
     if _INTERRUPTED in config.stash:
         code = config.stash[_INTERRUPTED]
@@ -325,7 +363,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.stash.get(_LEFT_OUT, 0):
         terminalreporter.write_line(f"{config.stash[_LEFT_OUT]} tests are left to the full tier: --tier full runs them")
     run = config.stash.get(_RUN, None)
-    if run is None:
+    if run is None or hasattr(config, "workerinput"):
         return
     if config.stash[_NOT_NEEDED]:
         terminalreporter.write_line(f"{config.stash[_NOT_NEEDED]} boots were not needed: {run.pairs.ended}")
@@ -336,3 +374,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(
         summary.render(run.record, width=max(120, terminalreporter._tw.fullwidth), colour=colour)
     )
+    for guest in run.kept:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(summary.kept(guest.name, guest.kernel.name, guest.why, guest.ways_in()))

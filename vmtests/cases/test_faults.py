@@ -1,18 +1,12 @@
 """Faults around the procedure: each must end at once, be called by its name, and leave nothing behind."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 
 from vmtests.errors import HostFailure, KernelFailure
-from vmtests.guest import Workspace
 from vmtests.pmem import NamespaceSpec
 from vmtests.run.run import Run
 
@@ -41,41 +35,6 @@ def test_qemu_killed(run: Run) -> None:
     with pytest.raises(HostFailure, match=r"(?i)qemu"), run.guest("base", 0) as guest:
         os.kill(guest.pid, signal.SIGKILL)
         guest.run(["sleep", "60"], seconds=60)
-
-
-def test_sigkill_leaves_nothing(run: Run, tmp_path: Path) -> None:
-    """QEMU is gone 2 s after the runner was killed, its files at the next start."""
-    run.kernel("base")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "vmtests.cases.test_rebind",
-         "-k", "base", "--record", str(tmp_path / "out")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while not (found := _guest_of(process.pid)):
-            assert process.poll() is None, "the run ended before its guest began"
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        process.kill()
-        process.wait()
-    qemu, backing = found
-    psutil.wait_procs([qemu], timeout=2)
-    assert not qemu.is_running()
-    Workspace.sweep()
-    assert not backing.parent.exists()
-
-
-def _guest_of(pid: int) -> tuple[psutil.Process, Path] | None:
-    """Return the QEMU that a run started, and the backing file once it has one."""
-    for child in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for file in child.open_files():
-                if "qemu-system" in child.name() and Path(file.path).name == "nvdimm0":
-                    return child, Path(file.path)
-    return None
 
 
 @pytest.mark.full

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import compare, crash, history, host, kernel, memmap
+from vmtests.cli import boot, clean, compare, crash, history, host, kernel, memmap
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -20,8 +20,11 @@ examples:
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
-  vmtests memmap check FILE                          every struct page in a dump that vmtests wrote
+  vmtests boot patched                               a guest to be looked into by ssh, drgn and gdb
+  vmtests memmap check GUEST                         every struct page of a guest that `pytest --keep` has left
+  vmtests memmap check FILE                          the same in a dump that vmtests wrote
   vmtests crash FILE                                 crash(8), new enough for the kernel, on a dump
+  vmtests clean                                      which guests were left, how to get in, and what the caches take
 
 The tests themselves are run by pytest: pytest vmtests/ -k rebind
 """
@@ -35,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, compare, history, memmap, crash):
+    for verb in (host, kernel, compare, history, boot, memmap, crash, clean):
         verb.add(verbs)
     return parser
 

@@ -1,9 +1,10 @@
 """A guest: the machine model, QEMU's process, its monitor, the console, the SSH shell, and what a guest can die of."""
 
-from vmtests.guest.boot import boot
+from vmtests.guest.boot import Keeper, boot
 from vmtests.guest.console import Console
 from vmtests.guest.death import Cause, Death
 from vmtests.guest.guest import Guest
+from vmtests.guest.kept import Kept
 from vmtests.guest.machine import Machine
 from vmtests.guest.monitor import Monitor, MonitorError
 from vmtests.guest.shell import Result
@@ -14,6 +15,8 @@ __all__ = [
     "Console",
     "Death",
     "Guest",
+    "Keeper",
+    "Kept",
     "Machine",
     "Monitor",
     "MonitorError",

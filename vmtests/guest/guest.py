@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vmtests.errors import KernelFailure
 from vmtests.guest.console import Console
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vmtests.image import Image
     from vmtests.kernel import Kernel
 
+T = TypeVar("T")
+
 #: The pause between two looks at a condition in the guest.
 _TURN_USEC = 50_000
 
@@ -31,12 +33,15 @@ class Guest:
     """A guest that runs, as boot() makes it.
 
     Attributes:
+        port: of its SSH server, on 127.0.0.1.
         ram: the file that is the guest's memory.
         drgn_socket: a QMP monitor of its own for drgn.
         evidence: the folder of the console's log, QEMU's stderr, the QMP log, the commands' log and argv.sh.
+        restored: it was started from a snapshot, not booted.
         seconds_to_first_command: from QEMU's start to the end of the first command over SSH.
         cpu_warnings: features of the CPU model that the accelerator lacks.
         patience: what deadlines for this guest are multiplied by.
+        lifetime: what ends it; see own().
     """
 
     kernel: Kernel
@@ -49,11 +54,14 @@ class Guest:
     monitor: Monitor
     shell: Shell
     death: Death
+    port: int
     ram: Path
     drgn_socket: Path
+    restored: bool
     seconds_to_first_command: float
     cpu_warnings: tuple[str, ...]
     patience: float
+    lifetime: ExitStack
 
     @property
     def pid(self) -> int:
@@ -69,6 +77,10 @@ class Guest:
     def alive(self) -> bool:
         """Whether no witness has reported a death."""
         return self.death.cause is None
+
+    def own(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that ends with the guest, which may outlive the caller: a file that QEMU has mapped."""
+        return self.lifetime.enter_context(context)
 
     def check_alive(self) -> None:
         """Raise what the guest died of, if it is dead.

@@ -1,4 +1,4 @@
-"""The keys of one guest: made for it, handed in after its start, never on disk."""
+"""The keys of one guest: made for it, handed in after its start; on disk only beside a guest that may be kept."""
 
 from __future__ import annotations
 
@@ -54,10 +54,13 @@ class Keys:
         lines = [f"{name} {base64.b64encode(data).decode()}\n" for name, data in entries.items()]
         return "".join([*lines, "end\n"]).encode()
 
+    def private_openssh(self) -> str:
+        """Return the client's private key as OpenSSH's key file holds it."""
+        return self.client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+
     def identity(self) -> paramiko.PKey:
         """Return the client's key for paramiko."""
-        pem = self.client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-        return paramiko.Ed25519Key(file_obj=io.StringIO(pem))
+        return paramiko.Ed25519Key(file_obj=io.StringIO(self.private_openssh()))
 
     def pinned(self) -> paramiko.PKey:
         """Return the host key that the guest must show, for paramiko."""

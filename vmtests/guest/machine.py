@@ -33,11 +33,18 @@ def option(kind: str, properties: Mapping[str, object]) -> str:
     return ",".join([kind, *(f"{name}={word.replace(',', ',,')}" for name, word in words.items())])
 
 
+def _monitor(name: str, path: Path) -> list[str]:
+    """Return the arguments for a QMP monitor on a socket of its own."""
+    backend = option("socket", {"path": path, "server": True, "wait": False, "id": name})
+    return ["-chardev", backend, "-mon", f"chardev={name},mode=control"]
+
+
 @dataclass(frozen=True)
 class Wiring:
     """What one guest's machine is connected to.
 
-    `console`, `monitor` and `keys` are QEMU's character back ends, such as `socket,fd=7` or `stdio`.
+    `console`, `monitor` and `keys` are QEMU's character back ends, such as `socket,fd=7` or `stdio`. `visitors` is a
+    socket of the monitor for those who come after the test. `incoming`: QEMU waits for the state of another one.
     """
 
     name: str
@@ -49,6 +56,8 @@ class Wiring:
     console: str
     monitor: str
     keys: str
+    visitors: Path | None = None
+    incoming: bool = False
 
     def by_hand(self) -> Wiring:
         """Return the wiring for somebody who starts QEMU in a terminal: the console there, the rest beside it."""
@@ -59,6 +68,8 @@ class Wiring:
             console="stdio",
             monitor="socket,path=qmp.socket,server=on,wait=off",
             keys="socket,path=keys.socket,server=on,wait=off",
+            visitors=None,
+            incoming=False,
         )
 
 
@@ -188,8 +199,8 @@ class Machine:
             "-chardev", f"{wiring.monitor},id=monitor",
             "-mon", "chardev=monitor,mode=control",
             # A QMP socket serves one client, so drgn has its own.
-            "-chardev", option("socket", {"path": wiring.drgn, "server": True, "wait": False}) + ",id=drgn",
-            "-mon", "chardev=drgn,mode=control",
+            *_monitor("drgn", wiring.drgn),
+            *(_monitor("visitors", wiring.visitors) if wiring.visitors is not None else []),
             "-device", "virtio-serial-pci",
             "-chardev", f"{wiring.keys},id=keys",
             "-device", f"virtserialport,chardev=keys,name={KEYS_PORT}",
@@ -197,6 +208,7 @@ class Machine:
             "-netdev", "user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22",
             # Without the option ROM: nothing boots from the network, and the file may not be installed.
             "-device", "virtio-net-pci,netdev=net,romfile=",
+            *(["-incoming", "defer"] if wiring.incoming else []),
         ]
         # fmt: on
 

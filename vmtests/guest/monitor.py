@@ -108,6 +108,19 @@ class Monitor:
         """Run a command of the human monitor, for what QMP lacks, and return what it shows."""
         return str(self.execute("human-monitor-command", seconds=seconds, **{"command-line": command}))
 
+    def pass_file(self, name: str, descriptor: int) -> None:
+        """Give QEMU a file of ours, which its commands know by `name` from now on.
+
+        Raises:
+            MonitorError, HostFailure: as for execute.
+        """
+
+        async def send() -> None:
+            self._client.send_fd_scm(descriptor)
+
+        self._call(send(), SECONDS, f"handing {name} to QEMU")
+        self.execute("getfd", fdname=name)
+
     def wait_event(
         self, name: str, match: Mapping[str, Any] | None = None, seconds: float = SECONDS
     ) -> Mapping[str, Any]:

@@ -93,6 +93,10 @@ class Process:
         self.quit: Callable[[], None] = lambda: None
         #: Whether we have ended it; otherwise its end is a death.
         self.ending = False
+        self._popen = _start(lambda: self._launch(inherit))
+
+    def _launch(self, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
+        """Start it; called in the thread that lives as long as we do."""
         us = os.getpid()
 
         def die_with_us() -> None:
@@ -101,20 +105,17 @@ class Process:
             if os.getppid() != us:
                 os._exit(1)
 
-        def start() -> subprocess.Popen[bytes]:
-            with stderr.open("wb") as sink:
-                return subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=sink,
-                    pass_fds=inherit,
-                    preexec_fn=die_with_us,
-                    # Ctrl-C in the terminal is for us: we end QEMU in our own order.
-                    start_new_session=True,
-                )
-
-        self._popen = _start(start)
+        with self.stderr.open("wb") as sink:
+            return subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                pass_fds=inherit,
+                preexec_fn=die_with_us,
+                # Ctrl-C in the terminal is for us: we end QEMU in our own order.
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:

@@ -2,7 +2,8 @@
 
 Layout: `GUESTS/ID/` for files and `SOCKETS/ID/` for sockets (whose paths may have 107 bytes), both 0700, each with a
 file `.alive` that the owner keeps locked. A folder whose lock can be had belongs to nobody any more, and the next start
-removes it. `.lock` beside them keeps a sweep away from a folder that is just being made.
+removes it. `.lock` beside them keeps a sweep away from a folder that is just being made. The lock belongs to the open
+file, so a process that inherits it owns the folder as well: that is how a guest's supervisor keeps one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +23,11 @@ import psutil
 
 from vmtests import cache
 from vmtests.errors import HostFailure
-from vmtests.guest import size
+from vmtests.guest import admission, size
+from vmtests.guest.admission import NOTHING, Claim
+
+#: How long a guest waits until others, of other runs too, have ended.
+WAIT_SECONDS = 3600.0
 
 _ALIVE = ".alive"
 _LOCK = ".lock"
@@ -57,17 +63,31 @@ def _private(path: Path) -> Path:
 
 
 class Workspace:
-    """The folders of one guest, `files` and `sockets`; leaving the context removes them."""
+    """The folders of one guest, `files` and `sockets`; leaving the context removes them.
 
-    def __init__(self) -> None:
-        self.id = secrets.token_hex(4)
-        self._stack = ExitStack()
+    Args:
+        claim: what the guest takes of the host; by default nothing.
+        tell: called with a line when the guest has to wait until others have ended.
+
+    Raises:
+        HostFailure: there is no room for it, not even after a long wait.
+    """
+
+    def __init__(self, claim: Claim = NOTHING, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.id = f"guest-{secrets.token_hex(4)}"
+        files = _admitted(claim, self.id, tell)
         try:
-            self.files = self._stack.enter_context(_owned(guests(), self.id))
-            self.sockets = self._stack.enter_context(_owned(sockets(), self.id))
+            links = _Owned(sockets(), self.id)
         except BaseException:
-            self._stack.close()
+            files.remove()
             raise
+        self._owned = (files, links)
+        self.files, self.sockets = files.folder, links.folder
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """The locked files, by descriptor: a process that inherits them owns the folders too."""
+        return tuple(owned.sign.fileno() for owned in self._owned)
 
     def socket(self, name: str) -> Path:
         """Return the path for a socket called `name`."""
@@ -88,7 +108,8 @@ class Workspace:
         return path
 
     def close(self) -> None:
-        self._stack.close()
+        for owned in self._owned:
+            owned.remove()
 
     def __enter__(self) -> Workspace:
         return self
@@ -112,29 +133,60 @@ def require_room(folder: Path, size_bytes: int, what: str) -> None:
         )
 
 
-@contextmanager
-def _owned(parent: Path, name: str) -> Iterator[Path]:
-    """Make a folder, hold its sign of life, and remove it in the end."""
-    folder = parent / name
-    with ExitStack() as stack:
+def _admitted(claim: Claim, name: str, tell: Callable[[str], None]) -> _Owned:
+    """Make the folder of a guest's files as soon as the host has room for the guest."""
+    parent = guests()
+    deadline = time.monotonic() + WAIT_SECONDS
+    told = False
+    while True:
         with cache.locked(parent / _LOCK, seconds=60):
-            folder.mkdir(mode=0o700)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            handle = stack.enter_context((folder / _ALIVE).open("w"))
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield folder
+            obstacle = admission.obstacle(claim, (folder for folder in _folders(parent) if alive(folder)))
+            if obstacle is None:
+                owned = _Owned(parent, name, lock=False)
+                admission.write(owned.folder, claim)
+                return owned
+        if obstacle.for_good or time.monotonic() > deadline:
+            raise HostFailure(obstacle.text)
+        if not told:
+            told = True
+            tell(f"waiting: {obstacle.text}")
+        time.sleep(0.2)  # a lock that somebody holds gives no event
+
+
+class _Owned:
+    """A folder whose sign of life, the locked file `sign`, we hold."""
+
+    def __init__(self, parent: Path, name: str, *, lock: bool = True) -> None:
+        self.folder = parent / name
+        with cache.locked(parent / _LOCK, seconds=60) if lock else nullcontext():
+            self.folder.mkdir(mode=0o700)
+            try:
+                self.sign = (self.folder / _ALIVE).open("w")
+                fcntl.flock(self.sign, fcntl.LOCK_EX)
+            except BaseException:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.sign.close()
 
 
 def _sweep(parent: Path) -> Iterator[Path]:
     with cache.locked(parent / _LOCK, seconds=60):
-        for folder in parent.iterdir():
-            if folder.is_dir() and not folder.is_symlink() and not _alive(folder):
+        for folder in _folders(parent):
+            if not alive(folder):
                 _kill_users(folder)
                 shutil.rmtree(folder, ignore_errors=True)
                 yield folder
 
 
-def _alive(folder: Path) -> bool:
+def _folders(parent: Path) -> list[Path]:
+    return [folder for folder in parent.iterdir() if folder.is_dir() and not folder.is_symlink()]
+
+
+def alive(folder: Path) -> bool:
+    """Return whether a guest's folder has an owner."""
     try:
         with (folder / _ALIVE).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,11 +22,12 @@ from vmtests.cpio import Tree
 from vmtests.debian import Archive, unpack
 from vmtests.errors import HostFailure
 from vmtests.image import recipe as recipes
+from vmtests.image import reseed
 from vmtests.image.elf import needed
 from vmtests.image.recipe import Recipe
 
 #: Part of every image's key: count it up when this module packs the same input differently.
-_FORMAT = 1
+_FORMAT = 2
 
 _FOLDERS = ("dev", "etc/dropbear", "proc", "run", "sys", "tmp")
 _PRIVATE_FOLDERS = ("root", "root/.ssh")
@@ -176,6 +177,7 @@ def _tree(recipe: Recipe, files: _Files, modules: Mapping[str, bytes]) -> Tree:
         tree.file(path, content, 0o755 if content.startswith(b"#!") else 0o644)
     for name, code in modules.items():
         tree.file(f"{_MODULES}/{name}", code)
+    tree.file("usr/bin/reseed", reseed.program(), 0o755)
     tree.file("init", recipe.init, 0o755)
     return tree
 

@@ -289,7 +289,8 @@ class _Plan:
             said = json.loads((entry / "kernel.json").read_text())
             if (said["source"], said["compiler"], said["linker"]) == ours:
                 found.append((len(wanted ^ set((entry / "config").read_text().splitlines())), entry))
-        return min(found)[1] if found else None
+        nearest = min(found)[1] if found else None
+        return None if nearest is None or cache.hold(nearest) is None else nearest
 
     def _patched(self, to: Path) -> Path:
         """Make the tree to build: hard links to the pristine one, and new files where a patch changes them."""

@@ -25,7 +25,7 @@ from vmtests.memmap.sections import Sections
 from vmtests.memmap.truth import RangeTruth
 
 if TYPE_CHECKING:
-    from vmtests.guest import Guest
+    from vmtests.kernel import Kernel
 
 
 class Source(Protocol):
@@ -148,8 +148,21 @@ class Access:
             )
 
 
+class Attachable(Protocol):
+    """What is needed of a guest: one of ours, or one that was left running."""
+
+    @property
+    def kernel(self) -> Kernel: ...
+
+    @property
+    def drgn_socket(self) -> Path: ...
+
+    @property
+    def monitor(self) -> Monitor: ...
+
+
 @contextmanager
-def attach(guest: Guest) -> Iterator[Access]:
+def attach(guest: Attachable) -> Iterator[Access]:
     """Attach drgn to the guest's second monitor; the guest runs on undisturbed.
 
     Raises:

@@ -167,9 +167,9 @@ class RecordWriter:
         """Note a file in the record's folder."""
         self.add(EvidenceEntry(kind=kind, path=path.relative_to(self.folder).as_posix()))
 
-    def save(self, exit_code: int) -> Path:
-        """Write run.json with the run's exit code and return its path."""
-        document = {
+    def document(self, exit_code: int) -> dict[str, Any]:
+        """Return what is to be written, with the run's exit code."""
+        return {
             **self._head,
             "exit_code": int(exit_code),
             "verdict": _VERDICTS.get(ExitCode(exit_code), "bug"),
@@ -179,6 +179,18 @@ class RecordWriter:
             "host": None if self._host is None else self._host.to_json(),
             **{name: [entry.to_json() for entry in entries] for name, entries in self._entries.items()},
         }
+
+    def merge(self, document: dict[str, Any]) -> None:
+        """Add what another process has recorded of the same run, as its document() gave it."""
+        if document["host"] is not None:
+            self.set_host(HostEntry.from_json(document["host"]))
+        self.dmesg_warnings += document["dmesg_warnings"]
+        for kind in _LISTS:
+            self.add(*(kind.from_json(value) for value in document[kind.list_name]))
+
+    def save(self, exit_code: int) -> Path:
+        """Write run.json with the run's exit code and return its path."""
+        document = self.document(exit_code)
         validate(document)
         path = self.folder / "run.json"
         temporary = path.with_name(f".run.json.{os.getpid()}")

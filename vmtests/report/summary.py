@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from vmtests.guest.log import printable
 from vmtests.record import (
     BindEntry,
     ComparisonEntry,
@@ -38,3 +41,8 @@ def render(record: RecordWriter, *, width: int, colour: bool) -> str:
     if failures:
         parts.append("\n".join(["evidence:", *(f"  {record.folder / entry.path}" for entry in failures)]))
     return "\n\n".join(parts)
+
+
+def kept(name: str, kernel: str, why: str, ways_in: Sequence[str]) -> str:
+    """Return what to say of a guest that was left running: what it is, and the commands that lead into it."""
+    return "\n".join([f"{name} runs on (kernel {kernel}; {printable(why)}):", *(f"  {way}" for way in ways_in)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmtests.errors import KernelFailure
-from vmtests.guest import Guest
+from vmtests.guest import Guest, kept
 from vmtests.memmap import MemmapResult, Oracle, Proof
 from vmtests.pmem import (
     Driver,
@@ -111,6 +111,7 @@ class Bench:
                 size_bytes=self.namespace.size_bytes,
             ),
         )
+        self._saw(first)
         self._note(first)
 
     def destroy_namespace(self) -> None:
@@ -119,6 +120,7 @@ class Bench:
             with self.progress.task(f"{self.label}: destroy the namespace"):
                 destroy_namespace(self.guest, self._namespace)
                 self.oracle.forget(self._namespace)
+                self._remember()
         self._namespace = self._rebinder = None
 
     def rebind(self, times: int) -> list[Bind]:
@@ -152,7 +154,12 @@ class Bench:
         return bind
 
     def _saw(self, bind: Bind) -> None:
+        """Let the oracle know of the namespace's last bind, and who comes to the guest later too."""
         self.oracle.saw(self.namespace, bind.truth, poisoned=bind.entry.poisoned)
+        self._remember()
+
+    def _remember(self) -> None:
+        kept.remember(self.guest.workspace.files, [known.to_json() for known in self.oracle.known])
 
     def rebind_together(self, namespaces: Sequence[Namespace], index: int) -> Together:
         """Unbind all of them, overwrite their memmaps, and bind each by a task of its own, all at once."""
@@ -168,6 +175,7 @@ class Bench:
         ordered = [seen[namespace.name] for namespace in namespaces]
         for namespace, one in zip(namespaces, ordered, strict=True):
             self.oracle.saw(namespace, one.truth, poisoned=True)
+        self._remember()
         ends = [one.entered_ns + one.duration_ns for one in ordered]
         return Together(
             binds=tuple(

@@ -90,6 +90,7 @@ class Options:
     record: Path | None = None
     keep: bool = False
     dump: str = "auto"
+    cold: bool = False
     tier: str = "quick"
     fresh: bool = False
     max_regression: float | None = None

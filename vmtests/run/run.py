@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vmtests import host, image, kernel
 from vmtests.errors import ExitCode, HostFailure, UsageError, VmtestsError
-from vmtests.guest import Guest, Machine, Workspace, boot
+from vmtests.guest import Guest, Keeper, Kept, Machine, Workspace, boot, kept
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
 from vmtests.kernel import Kernel, Recipe
@@ -47,7 +48,7 @@ class Run:
     def __init__(self, options: Options, argv: Sequence[str], progress: Progress) -> None:
         self.options = options
         self.progress = progress
-        self.record = RecordWriter(_folder(options), argv=argv, seed=options.run_seed())
+        self.record = RecordWriter(folder_of(options), argv=argv, seed=options.run_seed())
         self.dumps = Dumps(self.record, enabled=options.dump == "auto")
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
@@ -55,6 +56,10 @@ class Run:
         self.pairs = Pairs(options)
         self._announced = False
         self._guests = 0
+        self._failures: list[str] = []
+        #: The guests that --keep has left running: of failed tests, and the last of a test that passed.
+        self.kept: list[Kept] = []
+        self._passed: Kept | None = None
         Workspace.sweep()
 
     @cached_property
@@ -94,6 +99,18 @@ class Run:
         if self.options.clock != "auto":
             return self.options.clock
         return "wall" if self.accelerator.name == "kvm" else "icount"
+
+    @property
+    def clock_used(self) -> str | None:
+        """The clock, if anybody has asked for it."""
+        return self.__dict__.get("clock")
+
+    def take(self, document: dict[str, Any], clock: str | None, guests: Sequence[str]) -> None:
+        """Take over what a worker of this run has recorded, the clock that it used, and the guests that it has left."""
+        self.record.merge(document)
+        self.kept += [guest for guest in kept.find_all() if guest.name in guests]
+        if clock is not None:
+            self.clock = clock
 
     def add(self, recipe: Recipe) -> None:
         """Let a kernel that no option names be used under its recipe's name."""
@@ -158,27 +175,45 @@ class Run:
         *,
         append: Sequence[str] = (),
         counted: bool = False,
+        timed: bool = False,
         memory_bytes: int = MEMORY_BYTES,
         nodes: int = 1,
         dimm_bytes: int = 0,
+        cold: bool = False,
     ) -> Iterator[Guest]:
-        """Boot a kernel; the guest is gone when the block is left.
+        """Start a guest; it is gone when the block is left.
 
         Args:
             name: the kernel's.
             number: which boot of this kernel it is, from 0.
             append: more words for its command line.
             counted: whether its clock counts instructions.
+            timed: whether it is a sample of the run's timing: it boots, and by the clock "wall" it runs alone.
             memory_bytes: its RAM.
             nodes: its NUMA nodes, which share the RAM.
             dimm_bytes: a DIMM in front of where NVDIMMs go.
+            cold: boot it, whatever snapshot there is.
         """
         built = self.kernel(name)
         machine = self.machine(counted=counted, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
         with ExitStack() as stack:
             folder = stack.enter_context(self.evidence(name))
+            keeper = self._keeper() if self.options.keep else None
             with self.progress.task(f"{name}: boot"):
-                guest = stack.enter_context(boot(built, self.image, machine, evidence=folder, append=append))
+                guest = stack.enter_context(
+                    boot(
+                        built,
+                        self.image,
+                        machine,
+                        evidence=folder,
+                        append=append,
+                        keeper=keeper,
+                        # Two guests that share one boot's layout of memory are no two samples.
+                        restore=not (cold or timed or self.options.cold),
+                        alone=timed and not counted,
+                        tell=lambda text: self.progress.say(f"  {name}: {text}"),
+                    )
+                )
             self._note_guest(guest, number)
             with self.dumps.watch(guest):
                 yield guest
@@ -200,6 +235,7 @@ class Run:
         nodes: int = 1,
         dimm_bytes: int = 0,
         backing: BackingFile | None = None,
+        cold: bool = False,
     ) -> Iterator[Bench]:
         """Boot a kernel, arm the probes, plug the NVDIMM.
 
@@ -215,6 +251,7 @@ class Run:
             nodes: the guest's NUMA nodes; the NVDIMM is on the last one.
             dimm_bytes: a DIMM in front of the NVDIMM.
             backing: the NVDIMM's content, which an earlier guest has left; a new file by default.
+            cold: boot it, whatever snapshot there is.
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         clock = clock or (self.clock if timed else "wall")
@@ -225,10 +262,12 @@ class Run:
                     name,
                     number,
                     counted=clock == "icount",
+                    timed=timed,
                     memory_bytes=memory_bytes,
                     append=append,
                     nodes=nodes,
                     dimm_bytes=dimm_bytes,
+                    cold=cold,
                 )
             )
             oracle = stack.enter_context(Oracle.attach(guest))
@@ -238,7 +277,7 @@ class Run:
                 probes = stack.enter_context(unprobed.listening(guest, oracle))
             if backing is None:
                 path = guest.workspace.files / "nvdimm0"
-                backing = stack.enter_context(BackingFile.create(path, Nvdimm.backing_bytes(size)))
+                backing = guest.own(BackingFile.create(path, Nvdimm.backing_bytes(size)))
             node = nodes - 1 if nodes > 1 else None
             nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size, node=node)
             with self.progress.task(f"{name}: hot-plug"):
@@ -305,15 +344,46 @@ class Run:
     @contextmanager
     def evidence(self, name: str) -> Iterator[Path]:
         """Yield a folder for what a guest of this kernel leaves; in the end the record gets all that is in it."""
-        self._guests += 1
-        folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
-        folder.mkdir()
+        folder = self._guest_folder(name)
         try:
             yield folder
         finally:
             for path in sorted(folder.iterdir()):
                 if path.name != DUMP:  # noted once it is sure to stay
                     self.record.add_evidence(path.stem, path)
+
+    def _guest_folder(self, name: str) -> Path:
+        """Make the folder of a guest's evidence; other workers of this run make theirs beside it."""
+        while True:
+            self._guests += 1
+            folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
+    def _keeper(self) -> Keeper:
+        """Return what keeps the guests of all tests that fail, and of those that pass the last one."""
+        before = len(self._failures)
+        passed = False
+
+        def wanted(error: BaseException | None) -> str:
+            nonlocal passed
+            # A fixture's context does not see the test's failure, which has been noted by then.
+            passed = error is None and len(self._failures) == before
+            if passed:
+                return "the last test that passed"
+            return self._failures[-1] if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
+
+        def note(guest: Kept) -> None:
+            self.progress.say(f"  {guest.kernel.name}: kept as {guest.name}")
+            if passed and self._passed is not None:
+                kept.end(self._passed)
+                self.kept.remove(self._passed)
+            if passed:
+                self._passed = guest
+            self.kept.append(guest)
+
+        return Keeper(wanted, note)
 
     def note_host(self, machine: Machine, cpu_warnings: tuple[str, ...]) -> None:
         """Note the host, and what its accelerator lacks of the guests' CPU model."""
@@ -335,7 +405,7 @@ class Run:
             GuestEntry(
                 kernel=guest.kernel.name,
                 boot=number,
-                restored=False,
+                restored=guest.restored,
                 rig="ssh",
                 argv=guest.argv,
                 seconds_to_first_command=round(guest.seconds_to_first_command, 3),
@@ -344,6 +414,7 @@ class Run:
 
     def note_failure(self, test: str, text: str) -> None:
         """Keep the text of a failed test beside the record."""
+        self._failures.append(test)
         path = self.record.folder / "failures.txt"
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{test}\n{text}\n\n")
@@ -393,7 +464,8 @@ class Run:
         """Leave nothing behind but the record."""
 
 
-def _folder(options: Options) -> Path:
+def folder_of(options: Options) -> Path:
+    """Return where the record of a run with these options goes."""
     if options.record is not None:
         return options.record
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")

@@ -1,0 +1,139 @@
+"""`vmtests clean`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vmtests.cli.verbs import Verbs
+from vmtests.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from vmtests.cache import Entry
+
+_EXAMPLES = """\
+examples:
+  vmtests clean                           show the guests that were left, how to get in, and what the caches take
+  vmtests clean guest-0123abcd            end that guest
+  vmtests clean --guests                  end all guests that were left
+  vmtests clean --older-than 30d          show what has not been used for 30 days
+  vmtests clean --older-than 30d --yes    free it
+  vmtests clean --size 5G --yes           free what was used longest ago, until the caches take 5 GiB
+
+What a running vmtests uses is never freed.
+"""
+
+_SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    clean = verbs.add_parser(
+        "clean",
+        help="end guests that were left by --keep, and free caches",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    clean.add_argument("names", nargs="*", metavar="GUEST", help="a guest to end")
+    clean.add_argument("--guests", action="store_true", help="end all guests that were left")
+    clean.add_argument("--older-than", metavar="AGE", help="free what was not used for so long, such as 12h, 30d, 8w")
+    clean.add_argument("--size", metavar="SIZE", help="free what was used longest ago until so much is left: 0, 5G")
+    clean.add_argument("--yes", action="store_true", help="do free it, instead of showing what would go")
+    clean.set_defaults(act=_clean)
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from vmtests.guest import Workspace, kept
+
+    age = None if arguments.older_than is None else _age(arguments.older_than)
+    size = None if arguments.size is None else _size(arguments.size)
+    if arguments.yes and age is None and size is None:
+        raise UsageError("--yes frees what --older-than or --size names: give one of them")
+    for folder in Workspace.sweep():
+        print(f"removed {folder}, which nobody owned any more")
+    there = kept.find_all()
+    ending = there if arguments.guests else [kept.find(name) for name in arguments.names]
+    for guest in ending:
+        kept.end(guest)
+        print(f"ended {guest.name}")
+    if age is not None or size is not None:
+        _free(age, size, really=arguments.yes)
+    elif not ending:
+        _show()
+    return ExitCode.PASSED
+
+
+def _show() -> None:
+    from vmtests import cache
+    from vmtests.guest import kept
+    from vmtests.report import summary, words
+
+    guests = kept.find_all()
+    for guest in guests:
+        print(summary.kept(guest.name, guest.kernel.name, guest.why, guest.ways_in()) + "\n")
+    if not guests:
+        print("no guest was left\n")
+    found = cache.entries()
+    _print(found)
+    print(f"{words.size_about(sum(entry.size_bytes for entry in found))} in {cache.root()}; see `vmtests clean --help`")
+
+
+def _free(age: float | None, size: int | None, *, really: bool) -> None:
+    from vmtests import cache
+    from vmtests.report import words
+
+    chosen = choose(cache.entries(), time.time(), age, size)
+    gone = [entry for entry in chosen if not really or cache.free(entry)]
+    _print(gone)
+    bytes_gone = words.size_about(sum(entry.size_bytes for entry in gone))
+    print(f"{bytes_gone} freed" if really else f"{bytes_gone} would be freed: add --yes")
+
+
+def choose(entries: Sequence[Entry], now: float, age: float | None, size: int | None) -> list[Entry]:
+    """Return the entries to free: those not used for `age` seconds, and the oldest until `size` bytes are left."""
+    chosen = []
+    left = sum(entry.size_bytes for entry in entries)
+    for entry in sorted(entries, key=lambda entry: entry.used):
+        old = age is not None and now - entry.used >= age
+        if not entry.in_use and (old or (size is not None and left > size)):
+            chosen.append(entry)
+            left -= entry.size_bytes
+    return chosen
+
+
+def _print(entries: Sequence[Entry]) -> None:
+    from vmtests.report import words
+
+    for entry in entries:
+        use = "in use" if entry.in_use else f"used {words.age(time.time() - entry.used)} ago"
+        print(f"{words.size_about(entry.size_bytes):>9}  {entry.kind:9}  {_title(entry)}, {use}")
+
+
+def _title(entry: Entry) -> str:
+    """Return what an entry is, as far as it says so itself."""
+    import json
+
+    for name in ("kernel.json", "snapshot.json"):
+        path = entry.path / name
+        if path.is_file():
+            said = json.loads(path.read_text())
+            parts = [said.get("kernel"), said.get("release"), said.get("source")]
+            parts += [patch["name"] for patch in said.get("patches", ())]
+            return f"{entry.path.name} ({' '.join(part for part in parts if part)})"
+    return entry.path.name
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([hdw])", text.strip())
+    if found is None:
+        raise UsageError(f"--older-than {text}: write hours, days or weeks, such as 12h, 30d or 8w")
+    return float(int(found[1]) * _SECONDS[found[2]])
+
+
+def _size(text: str) -> int:
+    from vmtests.run.options import parse_size
+
+    return 0 if text.strip() == "0" else parse_size(text)

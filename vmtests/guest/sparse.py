@@ -1,0 +1,46 @@
+"""Sparse files: copied without their holes, and told apart from what they were."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+_BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
+
+
+def copy(source: Path, to: Path) -> None:
+    """Copy the data of a sparse file into an existing file of the same size that has none."""
+    with source.open("rb") as reading, to.open("r+b") as writing:
+        for start, end in _extents(reading.fileno()):
+            while start < end:
+                # The file system shares the blocks, where it can.
+                start += os.copy_file_range(reading.fileno(), writing.fileno(), end - start, start, start)
+
+
+def checksum(path: Path) -> int:
+    """Return a checksum of a sparse file's content; where it has holes and where zeros makes no difference."""
+    total = 0
+    with path.open("rb") as file:
+        done = 0
+        for start, end in _extents(file.fileno()):
+            for offset in range(max(start // _BLOCK * _BLOCK, done), end, _BLOCK):
+                block = os.pread(file.fileno(), _BLOCK, offset)
+                if block != _ZEROS[: len(block)]:
+                    total = zlib.crc32(block, zlib.crc32(offset.to_bytes(8), total))
+                done = offset + _BLOCK
+    return total
+
+
+def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file has data: first byte and end."""
+    end, size = 0, os.fstat(descriptor).st_size
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError:  # nothing but a hole up to the end
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
