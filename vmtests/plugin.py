@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -134,6 +134,28 @@ def _usage(message: str) -> NoReturn:
     raise SystemExit(int(ExitCode.USAGE))
 
 
+class _Figures:
+    """Gives JUnit a property for each figure: those of a test's binds and checks, and those of the verdicts."""
+
+    def __init__(self, run: Run, note: Callable[[str, object], None] | None) -> None:
+        from vmtests.report.properties import Properties
+
+        self._run, self._note = run, note
+        self._properties = Properties(run.record)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        if call.when == "teardown" and _is_case(item):
+            item.user_properties.extend(self._properties.added())
+
+    @pytest.hookimpl(tryfirst=True)  # before JUnit's file is written
+    def pytest_sessionfinish(self) -> None:
+        if self._note is not None:
+            self._run.verdicts()
+            for name, value in self._properties.verdicts():
+                self._note(name, value)
+
+
 class _Interrupts:
     """Tells Ctrl-C from SIGTERM, and both from pytest's other interruptions."""
 
@@ -251,6 +273,9 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     print(file=_terminal())
     this = Run(config.stash[_OPTIONS], [sys.argv[0], *config.invocation_params.args], Progress(_terminal()))
     config.stash[_RUN] = this
+    has_junit = config.pluginmanager.hasplugin("junitxml")
+    note = request.getfixturevalue("record_testsuite_property") if has_junit else None
+    config.pluginmanager.register(_Figures(this, note))
     yield this
     this.close()
 

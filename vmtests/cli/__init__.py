@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import compare, crash, history, host, kernel, memmap
+from vmtests.cli import compare, crash, history, host, kernel, memmap, report
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -18,6 +18,8 @@ examples:
   vmtests kernel list                                the kernels that there are recipes for
   vmtests kernel build patched                       build one, or find it in the cache
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
+  vmtests report runs/monday -o page.html            one page about a run, that opens from disk
+  vmtests report runs/monday --format changelog      the text for a patch's changelog
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
   vmtests memmap check FILE                          every struct page in a dump that vmtests wrote
@@ -35,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, compare, history, memmap, crash):
+    for verb in (host, kernel, report, compare, history, memmap, crash):
         verb.add(verbs)
     return parser
 

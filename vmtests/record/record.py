@@ -83,6 +83,11 @@ class Record:
         return tuple(kind.from_json(value) for value in self.document.get(kind.list_name, ()))
 
     @property
+    def dmesg_warnings(self) -> list[str]:
+        """What the kernels complained of."""
+        return [str(line) for line in self.document["dmesg_warnings"]]
+
+    @property
     def host(self) -> HostEntry | None:
         """The host, or None when the run ended before it was known."""
         value = self.document["host"]
