@@ -5,6 +5,7 @@ Every pytest in this environment loads it, so what only a run needs is imported 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -150,8 +151,9 @@ class _Figures:
 
     @pytest.hookimpl(tryfirst=True)  # before JUnit's file is written
     def pytest_sessionfinish(self) -> None:
-        if self._note is not None:
-            self._run.verdicts()
+        if self._note is not None and self._properties.timed:
+            with contextlib.suppress(UsageError):  # told at the end of the run
+                self._run.compare()
             for name, value in self._properties.verdicts():
                 self._note(name, value)
 

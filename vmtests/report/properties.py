@@ -15,15 +15,18 @@ class Properties:
 
     def __init__(self, record: RecordWriter) -> None:
         self._record = record
-        self._seen = [0, 0]
+        self._binds = self._checks = 0
+
+    @property
+    def timed(self) -> bool:
+        """Whether there are binds to compare."""
+        return bool(self._record.entries(BindEntry))
 
     def added(self) -> list[Property]:
         """Return the figures of the binds and memmap checks that were added since the last call."""
-        found: list[Entry] = []
-        for place, kind in enumerate((BindEntry, MemmapEntry)):
-            entries = self._record.entries(kind)
-            found += entries[self._seen[place] :]
-            self._seen[place] = len(entries)
+        binds, checks = self._record.entries(BindEntry), self._record.entries(MemmapEntry)
+        found: list[Entry] = [*binds[self._binds :], *checks[self._checks :]]
+        self._binds, self._checks = len(binds), len(checks)
         return list(of_entries(found))
 
     def verdicts(self) -> list[Property]:
