@@ -186,20 +186,20 @@ def markdown(records: Sequence[Record]) -> str:
     parts = []
     for record in records:
         for block in blocks(record):
-            parts.append(markdown_table(block) if isinstance(block, Table) else _escaped(block))
+            parts.append(markdown_table(block) if isinstance(block, Table) else escaped(block))
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(table: Table) -> str:
     """Return a table as markdown has it."""
     rows = [
-        "| " + " | ".join(_escaped(cell.strip()).replace("\n", " ") for cell in row) + " |"
+        "| " + " | ".join(escaped(cell.strip()).replace("\n", " ") for cell in row) + " |"
         for row in (table.header, *table.rows)
     ]
     rule = "| --- |" + " ---: |" * (len(table.header) - 2) + " --- |"
     return "\n".join([rows[0], rule, *rows[1:]])
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text that markdown shows as it is."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~&$" else letter for letter in words.printable(text))

@@ -91,7 +91,8 @@ def value(number: float, unit: str) -> str:
 
 def change(ratio: float) -> str:
     """Return a ratio as a signed percentage."""
-    return f"{(ratio - 1) * 100:+.2f} %"
+    # Nothing is no loss: without the sum, -0.001 % would be written -0.00 %.
+    return f"{round((ratio - 1) * 100, 2) + 0.0:+.2f} %"
 
 
 def about(size_bytes: int) -> str:

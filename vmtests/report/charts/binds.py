@@ -13,16 +13,14 @@ from vmtests.report.charts.style import HALF, SOFT, WIDE, Canvas, Chart, canvas,
 
 #: Up to so many boots have their names under the axis; more have the boot's number under each pair.
 _NAMED_BOOTS = 12
-#: More binds than that do not say what they are when they are pointed at: the page would grow too large.
-_TIPS = 2000
 
 
 #: First binds that take so many times what rebinds do get an axis of their own, or nothing else could be told apart.
 _APART = 2.5
 
 
-def in_order(cell: Cell) -> Chart:
-    """Draw all binds in the order they ran: drift, outliers, and boots that differ."""
+def in_order(cell: Cell, *, tips: bool = True) -> Chart:
+    """Draw all binds in the order they ran: drift, outliers, boots that differ; with `tips` each says its figure."""
     firsts = [cell.value(boot.first) for boot in cell.boots if boot.first]
     rebinds = [cell.value(bind) for boot in cell.boots for bind in boot.rebinds]
     said = f"{sum(len(boot.binds) for boot in cell.boots)} binds of {len(cell.boots)} boots in the order they ran: "
@@ -30,7 +28,6 @@ def in_order(cell: Cell) -> Chart:
     apart = bool(firsts and rebinds) and max(firsts) > _APART * median(rebinds)
     drawing = canvases(WIDE, 370, (2, 5)) if apart else _twice(canvas(WIDE, 300))
     with drawing as (above, below):
-        tips = sum(len(boot.binds) for boot in cell.boots) <= _TIPS
         for slot, boot in enumerate(cell.boots):
             _boot(above, below, cell, slot, boot, tips=tips)
         _name_boots(below, cell.boots)
@@ -126,7 +123,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: max(most - 1, 1)]}…"
 
 
-def departures(cell: Cell) -> Chart:
+def departures(cell: Cell, *, tips: bool = True) -> Chart:
     """Draw how far each bind's count is from the median of its boot's rebinds, in parts per million."""
     with canvas(HALF, 260) as drawn:
         axes = drawn.axes
@@ -154,9 +151,10 @@ def departures(cell: Cell) -> Chart:
                     alpha=0.8,
                     gid=gid,
                 )
-                drawn.tips[gid] = [
-                    f"{_name(boot, binds[place])}: {cell.value(binds[place]):.4f} {cell.unit}" for place in chosen
-                ]
+                if tips:
+                    drawn.tips[gid] = [
+                        f"{_name(boot, binds[place])}: {cell.value(binds[place]):.4f} {cell.unit}" for place in chosen
+                    ]
         axes.set_xlabel("bind of a boot (0: the first)")
         axes.set_ylabel("ppm from the boot's median")
         axes.margins(y=0.12)

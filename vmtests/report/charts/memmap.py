@@ -93,13 +93,7 @@ def _beginning(check: MemmapEntry, reserve: int) -> list[tuple[float, str, str, 
     return [
         (0.16, _INFO, "xx", "info block, 8 KiB", f"pfn {start:#x}"),
         (0.10, "white", "", "padding", f"pfn {start + 2:#x}"),
-        (
-            0.44,
-            _ALTMAP,
-            "////",
-            f"altmap: the memmap, {memmap:,} struct pages of {check.bytes_per_page_checked} bytes",
-            "+2 MiB",
-        ),
+        (0.44, _ALTMAP, "////", f"altmap: {memmap:,} struct pages of {size} bytes", "+2 MiB"),
         data,
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,7 +138,10 @@ def render(drawn: Canvas, said: str) -> str:
     sink = io.StringIO()
     figure = drawn.axes.figure
     assert isinstance(figure, Figure)
-    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        # The page's reader has other fonts than the one that measures here.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     return clean(sink.getvalue(), f"c{next(_numbers)}-", said, drawn.tips)
 
 
@@ -156,7 +160,7 @@ def clean(text: str, prefix: str, said: str, tips: Mapping[str, Sequence[str]]) 
         said: what a reader who does not see the picture is told.
         tips: what markers say when they are pointed at, by the id of their group.
     """
-    root = ElementTree.fromstring(text)
+    root = ElementTree.fromstring(words.printable(text))
     parents = {child: parent for parent in root.iter() for child in parent}
     for name in ("metadata", "style"):
         for one in [*root.iter(f"{_SVG}{name}")]:

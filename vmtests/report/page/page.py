@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from vmtests import __version__
 from vmtests.record import (
+    BindEntry,
     ComparisonEntry,
     DifferenceEntry,
     EvidenceEntry,
@@ -30,10 +31,11 @@ from vmtests.report.completeness import completeness
 from vmtests.report.gather import Gathered
 from vmtests.report.past import Past, past
 
-#: Pictures of so many cells are drawn: more would make the page too large to open at once.
-CELLS = 8
-#: The same for failed memmap checks.
+#: So many binds are drawn and listed one by one, and so many failed checks: a page stays below a megabyte.
+BINDS = 5000
 PICTURES = 6
+#: More binds than that do not say what they are when they are pointed at.
+TIPS = 1500
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def render(found: Gathered, history: Path | None = None) -> str:
     if history is not None:
         before, notes = past(history, found.records)
     records = found.records
+    binds = sum(len(record.entries(BindEntry)) for record in records)
     return (
         _environment()
         .get_template("page.html")
@@ -76,7 +79,7 @@ def render(found: Gathered, history: Path | None = None) -> str:
             title=headline.title(records),
             headline=headline.headline(records),
             cards=cards(records),
-            records=[_record(record) for record in records],
+            records=[_record(record, listed=binds <= BINDS, tips=binds <= TIPS) for record in records],
             between=found.between,
             comparisons=_comparisons(records),
             history=[charts.history(one.series, one.earlier, one.run) for one in before],
@@ -86,18 +89,15 @@ def render(found: Gathered, history: Path | None = None) -> str:
     )
 
 
-def _record(record: Record) -> dict[str, Any]:
+def _record(record: Record, *, listed: bool, tips: bool) -> dict[str, Any]:
     seen = cells(record)
     checks = record.entries(MemmapEntry)
     return {
         "record": record,
         "started": provenance.started(record),
         "complete": completeness(record),
-        "cells": [
-            CellView(cell, tuple(_rows(cell)), tuple(_charts(cell)) if place < CELLS else ())
-            for place, cell in enumerate(seen)
-        ],
-        "undrawn": max(len(seen) - CELLS, 0),
+        "cells": [CellView(cell, tuple(_rows(cell)), tuple(_charts(cell, dots=listed, tips=tips))) for cell in seen],
+        "listed": listed,
         "checks": checks,
         "wrong": [
             (check, charts.wrong(check) if place < PICTURES else None)
@@ -109,7 +109,7 @@ def _record(record: Record) -> dict[str, Any]:
         "guests": record.entries(GuestEntry),
         "evidence": record.entries(EvidenceEntry),
         "excerpts": list(provenance.excerpts(record)),
-        "samples": provenance.samples(record) if seen else "",
+        "samples": provenance.samples(record) if seen and listed else "",
         "again": provenance.again(record),
     }
 
@@ -128,12 +128,16 @@ def _rows(cell: Cell) -> Iterator[KernelRow]:
         )
 
 
-def _charts(cell: Cell) -> Iterator[Chart]:
-    yield charts.in_order(cell)
+def _charts(cell: Cell, *, dots: bool, tips: bool) -> Iterator[Chart]:
+    if dots:
+        yield charts.in_order(cell, tips=tips)
     for patched in cell.kernels[1:]:
         if (chart := charts.pairs(cell, patched)) is not None:
             yield chart
-    yield charts.departures(cell) if cell.clock == "icount" else charts.done(cell)
+    if cell.clock == "wall":
+        yield charts.done(cell)
+    elif dots:
+        yield charts.departures(cell, tips=tips)
     if (chart := charts.writes(cell)) is not None:
         yield chart
 
