@@ -60,7 +60,7 @@ def _between(records: Sequence[Record]) -> list[tuple[Record, Record, Comparison
 def _same_kernels(first: Record, other: Record) -> None:
     """See that two records by different clocks are of the same kernels: they stand beside each other on one page."""
     here, there = ({kernel.name: kernel for kernel in one.entries(KernelEntry)} for one in (first, other))
-    for name in here.keys() & there.keys():
+    for name in [name for name in here if name in there]:
         if _identity(here[name]) != _identity(there[name]):
             raise UsageError(
                 f"kernel {name} is not the same in {first.folder} and {other.folder}: "
@@ -77,4 +77,4 @@ def _identity(kernel: KernelEntry) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _describe(kernel: KernelEntry) -> str:
-    return f"{kernel.source}, {len(kernel.patches)} patches, config {kernel.config_sha256[:12]}"
+    return f"{kernel.source}, patches: {len(kernel.patches)}, config {kernel.config_sha256[:12]}"
