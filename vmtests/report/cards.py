@@ -75,16 +75,16 @@ def _one(heading: str, one: ComparisonEntry, notes: tuple[str, ...]) -> Card:
 
 def _several(heading: str, judged: Sequence[ComparisonEntry], notes: tuple[str, ...]) -> Card:
     counted = Counter(one.verdict for one in judged)
-    worst = next(verdict for verdict in _ORDER if counted[verdict])
+    worst, *_ = kinds = [verdict for verdict in _ORDER if counted[verdict]]
     said = {one.verdict: words.verdict(one) for one in judged}
     low, high = (choose(judged, key=lambda one: one.ratio) for choose in (min, max))
     lines = (
-        f"of {len(judged)} comparisons: "
-        + ", ".join(f"{counted[verdict]} {said[verdict]}" for verdict in _ORDER if counted[verdict]),
-        f"least {low.patched}, {low.namespace}; most {high.patched}, {high.namespace}",
+        f"{words.count(len(judged), 'comparison')} of rebinds",
+        f"least: {low.patched}, {low.namespace}; most: {high.patched}, {high.namespace}",
     )
     figure = f"{words.change(low.ratio)} to {words.change(high.ratio)}"
-    return Card(heading, figure, (*lines, *notes), said[worst].capitalize(), _TONES[worst])
+    word = ", ".join(f"{counted[verdict]} {said[verdict]}" for verdict in kinds)
+    return Card(heading, figure, (*lines, *notes), word, _TONES[worst])
 
 
 def _alone(heading: str, cell: Cell, notes: tuple[str, ...]) -> Card:

@@ -58,8 +58,8 @@ def pairs(comparison: ComparisonEntry) -> str:
 
 
 def typeset(text: str) -> str:
-    """Return text with a minus sign, as wide as the plus sign, where a hyphen stands before a number."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
+    """Return text with a minus sign, as wide as the plus sign, where a hyphen stands before a number; % stays by it."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def count(number: int, noun: str) -> str:
@@ -79,9 +79,11 @@ def sees(smallest: float | None) -> str:
 def printable(text: str) -> str:
     """Return text with everything that could move a cursor, hide or turn round what is shown as an escape.
 
-    Strings of a record may come from a guest. Ends of line stay.
+    Strings of a record may come from a guest. Ends of line and no-break spaces stay.
     """
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\N{NO-BREAK SPACE}" else ascii(letter)[1:-1] for letter in text
+    )
 
 
 def value(number: float, unit: str) -> str:

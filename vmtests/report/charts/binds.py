@@ -9,7 +9,7 @@ from statistics import median
 
 from vmtests.record import BindEntry
 from vmtests.report.cells import Boot, Cell
-from vmtests.report.charts.style import HALF, SOFT, WIDE, Canvas, Chart, canvas, canvases, look, render
+from vmtests.report.charts.style import SOFT, WIDE, Canvas, Chart, beside, canvas, canvases, look, render
 
 #: Up to so many boots have their names under the axis; more have the boot's number under each pair.
 _NAMED_BOOTS = 12
@@ -125,7 +125,7 @@ def _cut(text: str, most: int) -> str:
 
 def departures(cell: Cell, *, tips: bool = True) -> Chart:
     """Draw how far each bind's count is from the median of its boot's rebinds, in parts per million."""
-    with canvas(HALF, 260) as drawn:
+    with canvas(beside(cell), 260) as drawn:
         axes = drawn.axes
         axes.axhline(0, color=SOFT, linewidth=0.8)
         widest: dict[str, float] = {}
@@ -168,4 +168,5 @@ def departures(cell: Cell, *, tips: bool = True) -> Chart:
             "A change counts from 1,000 parts per million (0.1 %).",
             said=said,
             svg=render(drawn, said),
+            wide=beside(cell) == WIDE,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmtests.record import ComparisonEntry
 from vmtests.report import words
 from vmtests.report.cells import Cell
-from vmtests.report.charts.style import BAND, HALF, INK, SOFT, Canvas, Chart, canvas, look, render
+from vmtests.report.charts.style import BAND, HALF, INK, SOFT, WIDE, Canvas, Chart, canvas, look, render
 from vmtests.timing.effect import BAND as TIME_BAND
 from vmtests.timing.verdict import COUNT_TOLERANCE
 
@@ -54,8 +54,10 @@ def pairs(cell: Cell, patched: str) -> Chart | None:
         axes.set_yticks(list(ticks), list(ticks.values()))
         axes.set_ylim(len(ticks) - 0.1, -0.6)
         axes.set_xlabel(f"change of {cell.unit}, %")
-        axes.margins(x=0.14)
+        axes.margins(x=0.16)
         axes.grid(True, axis="x")
+        for row, one in enumerate(judged, start=len(numbers)):
+            _write(drawn, row, one)
         said = f"{patched} against {cell.kernels[0]}: " + "; ".join(map(_said, judged))
         return Chart(
             title=f"Change by pair of boots, {patched} against {cell.kernels[0]}",
@@ -64,6 +66,50 @@ def pairs(cell: Cell, patched: str) -> Chart | None:
             + f"Grey: what is called the same, ±{band:g} %.",
             said=said,
             svg=render(drawn, said),
+        )
+
+
+def steps(cell: Cell) -> Chart | None:
+    """Draw the change of each of several kernels, such as the patches of a series; None when none was compared."""
+    judged = cell.found("rebind")
+    if not judged:
+        return None
+    with canvas(WIDE, 92 + 34 * len(judged)) as drawn:
+        axes = drawn.axes
+        band = (COUNT_TOLERANCE if cell.clock == "icount" else TIME_BAND) * 100
+        axes.axvspan(-band, band, color=BAND, linewidth=0)
+        axes.axvline(0, color=SOFT, linewidth=1)
+        for row, one in enumerate(judged):
+            style = look(cell.kernels, one.patched)
+            found = cell.pairs(one.patched, "rebind")
+            gid = drawn.gid()
+            axes.plot(
+                [(ratio - 1) * 100 for ratio in found.values()],
+                [row - 0.3] * len(found),
+                style.marker,
+                markersize=5,
+                color=style.colour,
+                markeredgewidth=0,
+                gid=gid,
+            )
+            drawn.tips[gid] = [f"boot {number}: {(ratio - 1) * 100:+.3f} %" for number, ratio in found.items()]
+            _together(drawn, row, one)
+        axes.set_yticks(range(len(judged)), [one.patched for one in judged])
+        axes.set_ylim(len(judged) - 0.5, -0.7)
+        axes.set_xlabel(f"change of {cell.unit} against {cell.kernels[0]}, %")
+        axes.margins(x=0.1)
+        axes.grid(True, axis="x")
+        for row, one in enumerate(judged):
+            _write(drawn, row, one)
+        said = "; ".join(f"{one.patched}: {_said(one)}" for one in judged)
+        return Chart(
+            title=f"Change by kernel, against {cell.kernels[0]}",
+            caption="Rebinds. Small: each pair of boots. Diamond: all pairs together"
+            + (", with the interval. " if any(one.ci_low is not None for one in judged) else ". ")
+            + f"Grey: what is called the same, ±{band:g} %.",
+            said=said,
+            svg=render(drawn, said),
+            wide=True,
         )
 
 
@@ -76,14 +122,22 @@ def _together(drawn: Canvas, row: int, one: ComparisonEntry) -> None:
         )
     filled = one.metric == "rebind"
     drawn.axes.plot([change], [row], "D", markersize=9, markerfacecolor=INK if filled else "white", color=INK)
+
+
+def _write(drawn: Canvas, row: int, one: ComparisonEntry) -> None:
+    """Write the change beside its interval, on the side that has room; once all is drawn."""
+    low, high = ((side - 1) * 100 for side in (one.ci_low or one.ratio, one.ci_high or one.ratio))
+    left, right = drawn.axes.get_xlim()
+    on_right = right - high > low - left
     drawn.axes.annotate(
         words.typeset(words.change(one.ratio)),
-        (change, row),
-        (0, -11),
+        (high if on_right else low, row),
+        (10 if on_right else -10, 0),
         textcoords="offset points",
-        ha="center",
-        va="top",
+        ha="left" if on_right else "right",
+        va="center",
         fontsize=11,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
     )
 
 

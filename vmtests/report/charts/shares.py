@@ -7,12 +7,12 @@ from statistics import median
 import numpy as np
 
 from vmtests.report.cells import Cell
-from vmtests.report.charts.style import HALF, INK, WIDE, Chart, canvas, look, render
+from vmtests.report.charts.style import INK, WIDE, Chart, beside, canvas, look, render
 
 
 def done(cell: Cell) -> Chart:
     """Draw the share of rebinds that were done by a time, for each kernel: spread and tails, without bins."""
-    with canvas(HALF, 300) as drawn:
+    with canvas(beside(cell), 300) as drawn:
         axes = drawn.axes
         said = []
         for kernel in cell.kernels:
@@ -37,6 +37,7 @@ def done(cell: Cell) -> Chart:
             caption="All rebinds of all boots. The further left, the faster; the flatter, the more spread out.",
             said="; ".join(said),
             svg=render(drawn, "; ".join(said)),
+            wide=beside(cell) == WIDE,
         )
 
 

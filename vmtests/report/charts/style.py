@@ -18,6 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from vmtests.report import words
+from vmtests.report.cells import Cell
 
 #: Widths in CSS pixels at full size: a chart over the whole page, and one of two beside each other.
 WIDE = 1040
@@ -67,6 +68,11 @@ _RC: Any = {
     "ytick.color": SOFT,
     "ytick.labelcolor": INK,
 }
+
+
+def beside(cell: Cell) -> int:
+    """Return the width of a chart that stands beside that of the pairs, which several kernels make a wide one."""
+    return HALF if len(cell.kernels) <= 2 else WIDE
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,8 @@ def _rows(cell: Cell) -> Iterator[KernelRow]:
 def _charts(cell: Cell, *, dots: bool, tips: bool) -> Iterator[Chart]:
     if dots:
         yield charts.in_order(cell, tips=tips)
-    for patched in cell.kernels[1:]:
-        if (chart := charts.pairs(cell, patched)) is not None:
-            yield chart
+    if (chart := charts.pairs(cell, cell.kernels[1]) if len(cell.kernels) == 2 else charts.steps(cell)) is not None:
+        yield chart
     if cell.clock == "wall":
         yield charts.done(cell)
     elif dots:
