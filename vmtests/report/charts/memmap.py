@@ -118,7 +118,7 @@ def wrong(check: MemmapEntry) -> Chart | None:
         for row, one in enumerate(fields):
             _row(axes, row, one["parts"], pages)
             share = one["count"] / max(check.pages_expected, 1)
-            text = f"{one['count']:,}" + (f" ({min(share, 1):.0%})" if share >= 0.01 else "")
+            text = f"{one['count']:,}" + (f" ({min(share, 1) * 100:.0f} %)" if share >= 0.01 else "")
             axes.text(pages * 1.008, row, text, va="center", fontsize=11)
             for example in check.examples:
                 pfn = example["pfn"]

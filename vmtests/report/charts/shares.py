@@ -77,8 +77,9 @@ def writes(cell: Cell) -> Chart | None:
         axes.set_xlim(0, longest * 1.22)
         axes.set_xlabel(f"{unit}, median of rebinds")
         return Chart(
-            title="memmap_init_zone_device() in what a rebind's writes to sysfs take",
-            caption="Coloured: the function. Grey: the rest of the bind's write. White: the unbind's write."
+            title="What a rebind's writes to sysfs take",
+            caption="Coloured: memmap_init_zone_device(). Grey: the rest of the bind's write. "
+            "White: the unbind's write."
             + (
                 " The writes are by the guest's clock, which runs with the instructions and skips what it waits for."
                 if cell.clock == "icount"
