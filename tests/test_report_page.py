@@ -30,6 +30,8 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.words: list[str] = []
+        #: The rows of all tables, their cells' words joined.
+        self.rows: list[list[str]] = []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -38,6 +40,10 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -48,6 +54,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if data.strip() and "style" not in self.open:
             self.words.append(" ".join(data.split()))
+            if {"td", "th"} & {*self.open}:
+                self.rows[-1][-1] = f"{self.rows[-1][-1]} {self.words[-1]}".strip()
 
     @property
     def text(self) -> str:
@@ -99,17 +107,21 @@ def test_every_comparison_is_there(tmp_path: Path) -> None:
     _, parsed = shown(record)
     comparisons = record.entries(ComparisonEntry)
     assert len(comparisons) == 2
-    for one in comparisons:
-        assert f"{one.base_value:.2f}" in parsed.text
-        assert f"{one.patched_value:.2f}" in parsed.text
-        assert typeset(words.change(one.ratio)) in parsed.text
-    (rebind,) = [one for one in comparisons if one.metric == "rebind"]
+    first, rebind = comparisons
+    rows = {row[0]: row[1:] for row in reversed(parsed.rows)}  # of two alike the first
+    assert rows["base"][:4] == [f"{first.base_value:.2f}", f"{rebind.base_value:.2f}", "180", "6"]
+    assert rows["patched"][:4] == [f"{first.patched_value:.2f}", f"{rebind.patched_value:.2f}", "180", "6"]
+    assert rows["against base"][:3] == [
+        typeset(words.change(first.ratio)),
+        typeset(words.change(rebind.ratio)),
+        "6 pairs",
+    ]
+    assert typeset(words.change(rebind.ratio)) in parsed.words  # the card
     assert rebind.ci_low is not None
     assert rebind.ci_high is not None
     for side in (rebind.ci_low, rebind.ci_high):
         assert typeset(words.change(side)) in parsed.text
-    assert words.sees(rebind.smallest_visible) in parsed.text
-    assert "6 pairs" in parsed.text
+    assert words.sees(rebind.smallest_visible) in rows["against base"][-1]
     assert "Faster" in parsed.words
 
 
@@ -174,6 +186,7 @@ def test_no_verdict_is_not_called_the_same(tmp_path: Path) -> None:
     record = full(tmp_path / "run", clock="wall", pairs=1, kernels=(("base", 10.0), ("patched", 10.1)))
     _, parsed = shown(record)
     assert "No verdict" in parsed.words
+    assert [one["class"] for name, one in parsed.elements if name == "article"][1] == "card unsure"
     assert "No verdict on time: 1 pair of boots cannot tell whether patched differs from base." in parsed.text
     assert not re.search(r"\bsame\b", parsed.text.replace("what is called the same", ""), re.IGNORECASE)
 
@@ -248,12 +261,13 @@ def test_several_comparisons_fold_those_that_are_the_same(tmp_path: Path) -> Non
         kernels=(("base", 55.0), ("one", 55.0), ("two", 40.0), ("three", 60.0)),
         namespaces=("fsdax-dev", "devdax-2m-dev"),
     )
-    text, parsed = shown(record)
+    _, parsed = shown(record)
     assert "All comparisons of rebinds" in parsed.words
     assert "2 comparisons: the same" in parsed.words
     assert "2 more, 2 same, 2 fewer" in parsed.words
     assert "Change by kernel, against base" in parsed.words
-    assert text.index("three against base") < text.index("two against base") < text.index("one against base")
+    order = [row[1].split()[0] for row in parsed.rows if len(row) > 1 and row[1].endswith(" against base")]
+    assert order == ["three", "three", "two", "two", "one", "one"]
 
 
 def test_two_clocks_share_a_page(tmp_path: Path) -> None:
