@@ -254,7 +254,7 @@ def test_each_figure_is_a_property(tmp_path: Path) -> None:
     verdicts = dict(properties.verdicts())
     (rebind,) = [one for one in record.entries(ComparisonEntry) if one.metric == "rebind"]
     assert verdicts["patched-against-base.fsdax-dev.rebind.ratio"] == rebind.ratio
-    assert verdicts["patched-against-base.fsdax-dev.rebind.verdict"] == "faster"
+    assert verdicts["patched-against-base.fsdax-dev.rebind.verdict"] == "fewer"
     assert verdicts["patched-against-base.fsdax-dev.rebind.clock"] == "icount"
     assert "patched-against-base.fsdax-dev.rebind.ci_low" not in verdicts
 
