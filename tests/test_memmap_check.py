@@ -113,6 +113,35 @@ def test_every_page_wrong_alike_is_wrong(tmp_path: Path) -> None:
     assert "and 3052 more" in str(failure.value)
 
 
+def test_where_in_the_range_a_field_is_wrong(tmp_path: Path) -> None:
+    """4096 pages are 64 parts of 64; the altmap has the first 16 of them."""
+    guest = fsdax(tmp_path)
+    guest.store(BASE + 2048, [page(references=1)] * 96, at(BASE + 2048))
+    guest.write(at(BASE + 4095, 40), b"\x01")
+    counts, private = check(guest.access(), FSDAX, node=0).wrong_fields
+    assert (counts.field, counts.count, counts.first_pfn, counts.last_pfn) == (
+        "_refcount",
+        96,
+        BASE + 2048,
+        BASE + 2143,
+    )
+    assert {part: count for part, count in enumerate(counts.parts) if count} == {32: 64, 33: 32}
+    assert (private.field, private.count, private.parts) == ("private", 1, (*[0] * 63, 1))
+
+
+def test_where_each_field_is_wrong_adds_up(tmp_path: Path) -> None:
+    """Struct pages in shared memory count for all that share it, and frames for all that they hold."""
+    guest = devdax_in_ram(tmp_path)
+    guest.write((1 << 20) + 3 * 4096 + 4096 + 5 * 64 + 48, b"\0")  # the second folio's struct page 69
+    guest.map(address(BASE + 512) + 7 * 4096, (1 << 20) + 4096)  # the first folio's tails
+    result = check(guest.access(), IN_RAM, node=0)
+    assert {one.field: sum(one.parts) for one in result.wrong_fields} == dict(result.histogram)
+    assert {one.field: one.first_pfn - BASE - 512 for one in result.wrong_fields} == {
+        "_mapcount": 69,
+        "memmap frame (shared tails)": 448,
+    }
+
+
 def test_a_wrong_node_is_wrong_on_every_page(tmp_path: Path) -> None:
     result = check(fsdax(tmp_path).access(), FSDAX, node=1)
     assert dict(result.histogram) == {"flags": 3072, "flags (reserve page)": 1022}
@@ -188,6 +217,7 @@ def test_a_memmap_in_the_namespaces_own_data(tmp_path: Path) -> None:
     guest.store(BASE + 4032, [page()] * 64, data)
     (example, *_) = check(guest.access(), FSDAX, node=0).examples
     assert (example.pfn, example.field, example.got) == (BASE + 4032, "memmap frame (in the data)", f"{data:#x}")
+    assert check(guest.access(), FSDAX, node=0).wrong_fields[0].parts == (*[0] * 63, 64)
 
 
 def test_two_pages_of_the_memmap_in_one_frame(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -138,6 +138,28 @@ def pytest_load_initial_conftests(
 def _usage(message: str) -> NoReturn:
     print(f"ERROR: {message}", file=sys.stderr)
     raise SystemExit(int(ExitCode.USAGE))
+
+
+class _Figures:
+    """Gives JUnit a property for each figure: those of a test's binds and checks, and those of the verdicts."""
+
+    def __init__(self, run: Run, note: Callable[[str, object], None] | None) -> None:
+        from vmtests.report.properties import Properties
+
+        self._run, self._note = run, note
+        self._properties = Properties(run.record)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        if call.when == "teardown" and _is_case(item):
+            item.user_properties.extend(self._properties.added())
+
+    @pytest.hookimpl(tryfirst=True)  # before JUnit's file is written
+    def pytest_sessionfinish(self) -> None:
+        if self._note is not None and self._properties.timed:
+            _ = self._run.verdicts
+            for name, value in self._properties.verdicts():
+                self._note(name, value)
 
 
 class _Interrupts:
@@ -285,6 +307,9 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     config = request.config
     print(file=_terminal())
     config.stash[_RUN] = this = _run(config, config.stash[_OPTIONS])
+    has_junit = config.pluginmanager.hasplugin("junitxml")
+    note = request.getfixturevalue("record_testsuite_property") if has_junit else None
+    config.pluginmanager.register(_Figures(this, note))
     yield this
     this.close()
 
@@ -349,7 +374,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     elif exitstatus == pytest.ExitCode.INTERNAL_ERROR:
         code = ExitCode.BUG
     elif config.stash[_CODES] or run is not None:
-        codes = [*config.stash[_CODES], *(run.verdicts() if run is not None else ())]
+        codes = [*config.stash[_CODES], *(run.verdicts if run is not None else ())]
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not config.stash[_CODES]:
             codes.append(ExitCode.BUG)
         code = errors.worst(codes)

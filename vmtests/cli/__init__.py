@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import boot, clean, compare, crash, history, host, kernel, memmap
+from vmtests.cli import boot, clean, compare, crash, history, host, kernel, memmap, report
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -18,6 +19,8 @@ examples:
   vmtests kernel list                                the kernels that there are recipes for
   vmtests kernel build patched                       build one, or find it in the cache
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
+  vmtests report runs/monday -o page.html            one page about a run, that opens from disk
+  vmtests report runs/monday --format changelog      the text for a patch's changelog
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
   vmtests boot patched                               a guest to be looked into by ssh, drgn and gdb
@@ -38,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, compare, history, boot, memmap, crash, clean):
+    for verb in (host, kernel, report, compare, history, boot, memmap, crash, clean):
         verb.add(verbs)
     return parser
 
@@ -52,9 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(arguments.act(arguments))
+        code = int(arguments.act(arguments))
+        sys.stdout.flush()
+        return code
     except VmtestsError as error:
         print(f"vmtests: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE

@@ -6,15 +6,23 @@ import argparse
 import json
 from pathlib import Path
 
-from vmtests.cli.verbs import Verbs
+from vmtests.cli.verbs import Verbs, examples
 from vmtests.errors import ExitCode
+
+_EXAMPLES = """\
+  vmtests compare runs/monday runs/tuesday                     what changed between two runs, and was it reproduced
+  vmtests compare runs/monday runs/tuesday --format markdown   for an issue or a merge request
+"""
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    compare = verbs.add_parser("compare", help="hold two run records against each other, offline")
+    compare = verbs.add_parser(
+        "compare", help="hold two run records against each other, offline", **examples(_EXAMPLES)
+    )
     compare.add_argument("records", type=Path, nargs=2, metavar="RECORD")
-    compare.add_argument("--json", action="store_true", help="for a program")
+    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    compare.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     compare.set_defaults(act=_compare)
 
 
@@ -24,5 +32,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     from vmtests.timing.compare import compare
 
     found = compare(*(record.read(folder) for folder in arguments.records))
-    print(json.dumps(found.to_json(), indent=1) if arguments.json else offline.comparison(found))
+    match arguments.format:
+        case "json":
+            print(json.dumps(found.to_json(), indent=1))
+        case "markdown":
+            print(offline.comparison_markdown(found))
+        case _:
+            print(offline.comparison(found))
     return ExitCode.PASSED

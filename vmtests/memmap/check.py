@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vmtests.errors import HostFailure
 from vmtests.memmap.access import Access
@@ -50,7 +51,7 @@ def check(
     sections = access.sections(truth.start_pfn, truth.end_pfn)
     facts = access.facts(sections, node)
     want = expected(truth, layout, facts)
-    tally = Tally(limit)
+    tally = Tally(limit, range(truth.start_pfn, truth.end_pfn))
     with access.memory() as memory:
         window = access.window(memory, truth.start_pfn, truth.end_pfn)
         _readable(memory, window)
@@ -79,6 +80,7 @@ def check(
         examples=tally.examples(),
         seconds=seconds,
         read_limit_seconds=limit_seconds,
+        wrong_fields=tally.wrong_fields(),
     )
 
 
@@ -113,15 +115,12 @@ def _frames(
         step, own = segment.stride // per_frame, segment.stored // per_frame
         units = window.frames[first : first + count].reshape(segment.units, step)
         owned[first : first + count].reshape(segment.units, step)[:, :own] = True
-        unshared = np.argwhere(units[:, own:] != units[:, own - 1 : own])
+        unit, page = np.nonzero(units[:, own:] != units[:, own - 1 : own])
         _wrong_frames(
             tally,
             "memmap frame (shared tails)",
-            [
-                (segment.first_pfn + unit * segment.stride + (own + page) * per_frame, units[unit, own + page])
-                for unit, page in unshared[: tally.limit].tolist()
-            ],
-            len(unshared),
+            segment.first_pfn + unit * segment.stride + (own + page) * per_frame,
+            units[unit, own + page],
             per_frame,
             "the frame of the folio's last tail of its own",
         )
@@ -135,17 +134,23 @@ def _frames(
         ("memmap frame (used twice)", twice, "a frame of its own"),
         ("memmap frame (in the data)", data, "outside the namespace's data"),
     ):
-        shown = [(first_pfn + place * per_frame, window.frames[place]) for place in wrong[: tally.limit].tolist()]
-        _wrong_frames(tally, name, shown, len(wrong), per_frame, wanted)
+        _wrong_frames(tally, name, first_pfn + wrong * per_frame, window.frames[wrong], per_frame, wanted)
 
 
 def _wrong_frames(
-    tally: Tally, name: str, shown: Sequence[tuple[int, np.int64]], count: int, per_frame: int, wanted: str
+    tally: Tally, name: str, pfns: NDArray[np.int64], frames: NDArray[np.int64], per_frame: int, wanted: str
 ) -> None:
-    if count:
-        tally.mismatches += count * per_frame
+    """Count the struct pages of wrong frames; `pfns` are the first ones of each."""
+    if len(pfns):
+        count = len(pfns) * per_frame
+        shown = zip(pfns[: tally.limit].tolist(), frames[: tally.limit].tolist(), strict=True)
+        tally.mismatches += count
         tally.add(
-            name, count * per_frame, [Example(int(pfn), name, f"{int(frame):#x}", wanted) for pfn, frame in shown]
+            name,
+            count,
+            [Example(pfn, name, f"{frame:#x}", wanted) for pfn, frame in shown],
+            pfns,
+            np.full(len(pfns), per_frame),
         )
 
 

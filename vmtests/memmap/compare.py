@@ -156,10 +156,9 @@ def compare(
         if unseen is not None:
             lost = np.argwhere(unseen)
             seen -= len(lost)
-            pfns = (first_pfn + lost[:, 0] * segment.stride + piece.first + lost[:, 1])[: tally.limit]
-            tally.add(
-                "struct page", len(lost), [Example(pfn, "struct page", "not mapped", "mapped") for pfn in pfns.tolist()]
-            )
+            pfns = first_pfn + lost[:, 0] * segment.stride + piece.first + lost[:, 1]
+            shown = [Example(pfn, "struct page", "not mapped", "mapped") for pfn in pfns[: tally.limit].tolist()]
+            tally.add("struct page", len(lost), shown, pfns)
             got = np.where(unseen[:, :, None], wanted, got)
         if not np.array_equal(got, wanted):
             _name(got, wanted, image, segment, piece, layout, sharers, tally)
@@ -215,7 +214,10 @@ def _name(
                 copied = copies if inside >= first_shared else 0
                 for step in range(min(copied, tally.limit) + 1):
                     examples.append(Example(pfn + step * distance, name, *values))
-            tally.add(name, spread(places[:, 1] + piece.first), sorted(examples))
+            inner = places[:, 1] + piece.first
+            pfns = segment.first_pfn + (piece.unit + places[:, 0]) * segment.stride + inner
+            weights = np.where(inner >= first_shared, 1 + copies, 1)
+            tally.add(name, spread(inner), sorted(examples), pfns, weights)
 
 
 def label(field: Field, role: Role) -> str:

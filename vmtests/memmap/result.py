@@ -6,10 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vmtests.errors import KernelFailure
 
 #: How many wrong fields are kept one by one; the rest is in the histogram.
 EXAMPLES = 20
+#: Into how many equal parts a range is cut to say where in it a field is wrong.
+PARTS = 64
 
 
 @dataclass(frozen=True, order=True)
@@ -29,6 +34,24 @@ class Example:
 
 
 @dataclass(frozen=True)
+class WrongField:
+    """Where one field was wrong: how often, from which pfn to which, and how often in each part of the range.
+
+    Struct pages that share the memory of another are counted where that one is. What lies outside the range is in no
+    part.
+    """
+
+    field: str
+    count: int
+    first_pfn: int
+    last_pfn: int
+    parts: tuple[int, ...]
+
+    def to_json(self) -> dict[str, int | str | list[int]]:
+        return {**vars(self), "parts": list(self.parts)}
+
+
+@dataclass(frozen=True)
 class MemmapResult:
     """The verdict on every struct page of one range after one bind.
 
@@ -45,6 +68,7 @@ class MemmapResult:
             fields are wrong.
         histogram: how often each field was wrong.
         examples: the first of them by pfn.
+        wrong_fields: where each field of the histogram was wrong, the most frequent first.
         seconds: the whole check.
         read_limit_seconds: merely reading and summing the same bytes in the same process.
     """
@@ -63,6 +87,7 @@ class MemmapResult:
     examples: tuple[Example, ...]
     seconds: float
     read_limit_seconds: float
+    wrong_fields: tuple[WrongField, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -99,22 +124,64 @@ class MemmapResult:
 
 @dataclass
 class Tally:
-    """Counts while a check runs."""
+    """Counts while a check of the pfns in `whole` runs."""
 
     limit: int = EXAMPLES
+    whole: range = range(0)
     mismatches: int = 0
     histogram: Counter[str] = field(default_factory=Counter)
     _examples: list[Example] = field(default_factory=list)
+    _places: dict[str, _Places] = field(default_factory=dict)
 
-    def add(self, name: str, count: int, examples: list[Example]) -> None:
-        """Count `count` wrong fields called `name`, of which `examples` are the first."""
+    def add(
+        self,
+        name: str,
+        count: int,
+        examples: list[Example],
+        pfns: NDArray[np.int64] | None = None,
+        weights: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Count `count` wrong fields called `name`, of which `examples` are the first.
+
+        Args:
+            name: the field's.
+            count: how often it is wrong.
+            examples: the first of them.
+            pfns: where they are; where the examples are if None.
+            weights: for how many struct pages each of the pfns stands; for one if None.
+        """
         self.histogram[name] += count
         self._examples += examples[: self.limit]
         if len(self._examples) > 4 * self.limit:
             self._examples = self._sorted()
+        where = np.array([example.pfn for example in examples], dtype=np.int64) if pfns is None else pfns
+        if len(where):
+            self._places.setdefault(name, _Places()).add(where, weights, self.whole)
 
     def examples(self) -> tuple[Example, ...]:
         return tuple(self._sorted())
 
+    def wrong_fields(self) -> tuple[WrongField, ...]:
+        """Return where each field was wrong, the most frequent first."""
+        ordered = sorted(self._places.items(), key=lambda item: (-self.histogram[item[0]], item[0]))
+        return tuple(
+            WrongField(name, self.histogram[name], places.first, places.last, tuple(places.parts.tolist()))
+            for name, places in ordered
+        )
+
     def _sorted(self) -> list[Example]:
         return sorted(self._examples)[: self.limit]
+
+
+@dataclass
+class _Places:
+    first: int = 1 << 62
+    last: int = -1
+    parts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(PARTS, dtype=np.int64))
+
+    def add(self, pfns: NDArray[np.int64], weights: NDArray[np.int64] | None, whole: range) -> None:
+        self.first, self.last = min(self.first, int(pfns.min())), max(self.last, int(pfns.max()))
+        inside = (pfns >= whole.start) & (pfns < whole.stop)
+        part = (pfns[inside] - whole.start) * PARTS // max(len(whole), 1)
+        counts = np.bincount(part, None if weights is None else weights[inside], PARTS)
+        self.parts += counts.astype(np.int64)

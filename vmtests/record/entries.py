@@ -109,6 +109,9 @@ class MemmapEntry(Entry):
 
     `pages_poisoned` counts the struct pages of pages_expected in memory that was overwritten before the bind.
     `not_checked` says what could not be looked at, because this kernel cannot be probed.
+    The range is `start_pfn` to `end_pfn`, the altmap's pages first, and the bind initialises it from `first_pfn` on;
+    None in records that did not keep them. `wrong_fields` holds {field, count, first_pfn, last_pfn, parts} each, where
+    `parts` has how many of them lie in each of so many equal parts of the range.
     """
 
     list_name: ClassVar[str] = "memmaps"
@@ -126,6 +129,10 @@ class MemmapEntry(Entry):
     examples: tuple[dict[str, Any], ...]
     pages_poisoned: int = 0
     not_checked: tuple[str, ...] = ()
+    start_pfn: int | None = None
+    first_pfn: int | None = None
+    end_pfn: int | None = None
+    wrong_fields: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

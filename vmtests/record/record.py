@@ -83,6 +83,16 @@ class Record:
         return tuple(kind.from_json(value) for value in self.document.get(kind.list_name, ()))
 
     @property
+    def dmesg_warnings(self) -> list[str]:
+        """What the kernels complained of."""
+        return [str(line) for line in self.document["dmesg_warnings"]]
+
+    @property
+    def rig_trouble(self) -> list[str]:
+        """Why its counts cannot be trusted, if they cannot."""
+        return [str(line) for line in self.document.get("rig_trouble", ())]
+
+    @property
     def host(self) -> HostEntry | None:
         """The host, or None when the run ended before it was known."""
         value = self.document["host"]

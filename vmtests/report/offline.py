@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vmtests.record import ComparisonEntry
-from vmtests.report import words
+from vmtests.report import statement, words
 from vmtests.timing.compare import Comparison, Reproduction
 from vmtests.timing.history import Added, Checked, Shown
 
@@ -19,6 +19,36 @@ def comparison(found: Comparison) -> str:
     return "\n".join([*lines, f"clock: {words.clock(first.clock, emulated=first.emulated)}"])
 
 
+def comparison_markdown(found: Comparison) -> str:
+    """Return the same as markdown: the warnings, a table, the clock."""
+    rows = [
+        (
+            f"{one.namespace} {one.metric}, {_kernels(one)}",
+            " -> ".join(words.value(value, one.unit) for value in (one.base_value, one.patched_value)),
+            f"{words.change(one.ratio)}{_interval(one.ci_low, one.ci_high)}",
+            f"{words.verdict(one)}, {words.sees(one.smallest_visible)}",
+        )
+        for one in found.entries
+    ]
+    rows += [
+        (
+            f"{one.first.namespace} {one.first.metric}, {one.first.patched} against {one.first.base}",
+            f"{words.change(one.first.ratio)}, then {words.change(one.second.ratio)}",
+            f"{words.change(one.ratio)}{_interval(one.ci_low, one.ci_high)}",
+            _answer(one),
+        )
+        for one in found.reproductions
+    ]
+    table = statement.Table(("", "first, second", "change", "verdict"), tuple(rows))
+    parts = [statement.escaped(f"Warning: {text}.") for text in found.warnings]
+    clock = f"Clock: {words.CLOCKS[found.entries[0].clock]}."
+    return "\n\n".join([*parts, statement.markdown_table(table), statement.escaped(clock)])
+
+
+def _answer(one: Reproduction) -> str:
+    return {"same": "reproduced", "no-verdict": "no verdict"}.get(one.verdict, "not reproduced")
+
+
 def _entry(one: ComparisonEntry) -> str:
     values = " -> ".join(words.value(value, one.unit) for value in (one.base_value, one.patched_value))
     text = f"{one.namespace} {one.metric}, {_kernels(one)}: {values}, {words.change(one.ratio)}"
@@ -28,10 +58,9 @@ def _entry(one: ComparisonEntry) -> str:
 
 def _reproduction(one: Reproduction) -> str:
     first, second = one.first, one.second
-    answer = {"same": "reproduced", "no-verdict": "no verdict"}.get(one.verdict, "not reproduced")
     return (
         f"{first.namespace} {first.metric}, {first.patched} against {first.base}: {words.change(first.ratio)}, then "
-        f"{words.change(second.ratio)}{_interval(one.ci_low, one.ci_high)}: {answer}"
+        f"{words.change(second.ratio)}{_interval(one.ci_low, one.ci_high)}: {_answer(one)}"
     )
 
 

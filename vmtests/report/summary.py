@@ -13,12 +13,13 @@ from vmtests.record import (
     FlipEntry,
     KernelEntry,
     MemmapEntry,
+    Record,
     RecordWriter,
 )
 from vmtests.report import table, words
 
 
-def render(record: RecordWriter, *, width: int, colour: bool) -> str:
+def render(record: Record | RecordWriter, *, width: int, colour: bool) -> str:
     """Return the summary of a record as text."""
     binds, checks = record.entries(BindEntry), record.entries(MemmapEntry)
     differences = record.entries(DifferenceEntry)
@@ -35,7 +36,8 @@ def render(record: RecordWriter, *, width: int, colour: bool) -> str:
         parts.append(table.render(table.memmaps(checks, differences), width=width, colour=colour))
     parts += [text for text in (table.flips(record.entries(FlipEntry)), table.not_checked(checks)) if text]
     if record.dmesg_warnings:
-        parts.append("\n".join(["warnings of the kernels:", *(f"  {line}" for line in record.dmesg_warnings[:20])]))
+        shown = [f"  {words.printable(line)}" for line in record.dmesg_warnings[:20]]
+        parts.append("\n".join(["warnings of the kernels:", *shown]))
     parts.append(f"record: {record.folder / 'run.json'}")
     failures = [entry for entry in record.entries(EvidenceEntry) if entry.kind == "failure"]
     if failures:

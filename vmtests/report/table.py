@@ -16,7 +16,7 @@ from vmtests.report import words
 def render(*tables: Table, width: int, colour: bool) -> str:
     """Return tables as text; with `colour` it holds terminal escapes."""
     sink = io.StringIO()
-    console = Console(file=sink, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    console = Console(file=sink, width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False)
     for table in tables:
         console.print(table)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())

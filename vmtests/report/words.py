@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from vmtests.record import ComparisonEntry
 
 #: Under icount a count is never called time.
 COUNT_WORDS = {"faster": "fewer", "slower": "more", "same": "same", "no-verdict": "no verdict"}
 TIME_WORDS = {"faster": "faster", "slower": "slower", "same": "same", "no-verdict": "no verdict"}
+
+#: Where a figure could be and is not.
+NOTHING = "\N{EN DASH}"
 
 CLOCKS = {
     "icount": "instructions counted by QEMU (icount); blind to caches, stores that bypass them, first-touch faults",
@@ -52,6 +57,35 @@ def pairs(comparison: ComparisonEntry) -> str:
     return str(comparison.pairs) + (f", {dropped} dropped" if dropped else "")
 
 
+def typeset(text: str) -> str:
+    """Return text with a minus sign, as wide as the plus sign, where a hyphen stands before a number; % stays by it."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text).replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def count(number: int, noun: str) -> str:
+    """Return how many there are: 1 pair, 20 pairs."""
+    head, space, tail = noun.partition(" ")
+    return f"{number:,} {head}{'' if number == 1 else 's'}{space}{tail}"
+
+
+def sees(smallest: float | None) -> str:
+    """Return the smallest change that a run could have seen, in words."""
+    if smallest is None:
+        return "too few pairs of boots, or too noisy, to see any change"
+    percent = smallest * 100
+    return f"sees changes from {f'{percent:.2g}' if percent < 10 else f'{percent:.0f}'} %"
+
+
+def printable(text: str) -> str:
+    """Return text with everything that could move a cursor, hide or turn round what is shown as an escape.
+
+    Strings of a record may come from a guest. Ends of line and no-break spaces stay.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\N{NO-BREAK SPACE}" else ascii(letter)[1:-1] for letter in text
+    )
+
+
 def value(number: float, unit: str) -> str:
     """Return a figure with its unit: 55.28 instructions/page, 273.5 ms."""
     return f"{number:.2f} {unit}" if number < 100 else f"{number:.1f} {unit}"
@@ -59,7 +93,16 @@ def value(number: float, unit: str) -> str:
 
 def change(ratio: float) -> str:
     """Return a ratio as a signed percentage."""
-    return f"{(ratio - 1) * 100:+.2f} %"
+    # Nothing is no loss: without the sum, -0.001 % would be written -0.00 %.
+    return f"{round((ratio - 1) * 100, 2) + 0.0:+.2f} %"
+
+
+def about(size_bytes: int) -> str:
+    """Return bytes in the unit that leaves one to four digits before the point: 98.4 GiB."""
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size_bytes >> shift:
+            return f"{size_bytes / (1 << shift):.1f} {unit}".replace(".0 ", " ")
+    return f"{size_bytes} B"
 
 
 def size(count: int) -> str:

@@ -214,6 +214,10 @@ class Bench:
                 examples=tuple(example.to_json() for example in result.examples),
                 pages_poisoned=result.pages_poisoned,
                 not_checked=self.probes.not_checked,
+                start_pfn=bind.truth.start_pfn,
+                first_pfn=bind.truth.first_pfn,
+                end_pfn=bind.truth.end_pfn,
+                wrong_fields=tuple(wrong.to_json() for wrong in result.wrong_fields),
             )
         )
         result.verify(f"kernel {self.guest.kernel.name}, {self.namespace.id}, bind {bind.index}")

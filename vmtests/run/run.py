@@ -438,11 +438,12 @@ class Run:
             self.pairs.ended = error.message
             return boot == 0
 
-    def verdicts(self) -> list[ExitCode]:
-        """Return what the timing adds to the run's exit code; without a gate that is only what a broken rig adds."""
+    @cached_property
+    def verdicts(self) -> tuple[ExitCode, ...]:
+        """What the timing adds to the run's exit code, once it is over; without a gate only what a broken rig adds."""
         limit = self.options.max_regression
         if not self.record.entries(BindEntry):
-            return [] if limit is None else [ExitCode.NO_VERDICT]
+            return () if limit is None else (ExitCode.NO_VERDICT,)
         failures = verdicts.trouble(self.record)
         try:
             emulated = self.accelerator.name == "tcg"
@@ -452,7 +453,7 @@ class Run:
         for failure in failures:
             self.note_failure("timing", str(failure))
             self.record.rig_trouble.append(failure.message)
-        return [*(failure.exit_code for failure in failures), *verdicts.gate(self.record, self.options)]
+        return (*(failure.exit_code for failure in failures), *verdicts.gate(self.record, self.options))
 
     def save(self, code: int) -> Path:
         """Write the record."""

@@ -83,9 +83,7 @@ def add(folder: Path, record: Record, reference: str | None = None) -> Added:
         raise UsageError(
             f"{record.folder} has no figure to keep: {'; '.join(notes) or 'one kernel alone has no ratio'}"
         )
-    started = str(record.document["started"])
-    digest = hashlib.sha256(json.dumps(record.document, sort_keys=True).encode()).hexdigest()
-    run = f"{started[:10]}-{digest[:8]}"
+    started, run = str(record.document["started"]), run_name(record)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / _NAME)
     with log.locked():
@@ -97,6 +95,12 @@ def add(folder: Path, record: Record, reference: str | None = None) -> Added:
             kept = {"figures": [figure.to_json() for figure in found], "samples": samples(record)}
             log.append([{**line, **kept}])
     return Added(run, tuple(figure.series for figure in found), tuple(notes + damaged))
+
+
+def run_name(record: Record) -> str:
+    """Return the name of a run in every history: its day, and a digest of its record."""
+    digest = hashlib.sha256(json.dumps(record.document, sort_keys=True).encode()).hexdigest()
+    return f"{str(record.document['started'])[:10]}-{digest[:8]}"
 
 
 def show(folder: Path) -> Shown:
