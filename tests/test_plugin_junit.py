@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,9 @@ import pytest
 from tests.fake_report import CHECK, samples
 from vmtests import plugin
 from vmtests.errors import ExitCode
+from vmtests.guest import Kept
 from vmtests.record import BindEntry, RecordWriter
+from vmtests.run.dumps import Dumps
 from vmtests.timing import verdict
 
 CASES = """
@@ -34,13 +37,13 @@ class FakeRun:
 
     def __init__(self, _options: object, argv: Sequence[str], _progress: object) -> None:
         self.record = RecordWriter(Path.cwd() / "out", argv=argv, seed=1)
+        self.dumps = Dumps(self.record, enabled=False)
+        self.kept: list[Kept] = []
 
-    def compare(self) -> None:
+    @cached_property
+    def verdicts(self) -> tuple[ExitCode, ...]:
         self.record.add(*verdict.compare_all(self.record.entries(BindEntry), ["base", "patched"], "icount"))
-
-    def verdicts(self) -> list[ExitCode]:
-        self.compare()
-        return []
+        return ()
 
     def note_failure(self, test: str, text: str) -> None:
         pass
