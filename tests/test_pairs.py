@@ -163,7 +163,11 @@ def test_boots_that_keep_dying_end_the_run(tmp_path: Path) -> None:
 def test_only_a_gate_changes_the_exit_code(
     tmp_path: Path, drawn: dict[str, object], arguments: list[str], code: ExitCode
 ) -> None:
-    assert _whole_run(tmp_path, drawn, "--clock", "wall", *arguments)[0] == code
+    found, output, _ = _whole_run(tmp_path, drawn, "--clock", "wall", *arguments)
+    assert found == code
+    word = {ExitCode.PASSED: "passed", ExitCode.KERNEL_FAILED: "failed", ExitCode.NO_VERDICT: "no verdict"}[code]
+    asked = "--max-regression" in arguments
+    assert (f"--max-regression 1% {word}: fsdax-dev, patched against base: " in output) is asked
 
 
 def test_time_on_hardware_is_not_marked(tmp_path: Path) -> None:

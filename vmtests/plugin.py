@@ -392,6 +392,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     if config.stash[_NOT_NEEDED]:
         terminalreporter.write_line(f"{config.stash[_NOT_NEEDED]} boots were not needed: {run.pairs.ended}")
+    for gated in run.gated:
+        terminalreporter.write_line(gated.text)
     from vmtests.report import summary
 
     terminalreporter.section("vmtests")

@@ -39,7 +39,8 @@ def interval(comparison: ComparisonEntry) -> str:
     low, high, confidence = comparison.ci_low, comparison.ci_high, comparison.confidence
     if low is None or high is None:
         return ""
-    return ("" if confidence is None else f"{confidence * 100:.4g} %: ") + f"{change(low)} to {change(high)}"
+    ends = f"{change(low)} to " + (change(high) if high <= 100 else "more than a hundredfold")
+    return ends if confidence is None else f"{confidence * 100:.4g} %: {ends}"
 
 
 def smallest_visible(comparison: ComparisonEntry) -> str:

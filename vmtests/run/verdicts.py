@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vmtests.errors import ExitCode, HostFailure, UsageError
 from vmtests.record import BindEntry, ComparisonEntry, RecordWriter
+from vmtests.report import words
 from vmtests.run.options import Options
 from vmtests.timing import rig, verdict
 
@@ -43,15 +44,37 @@ def trouble(record: RecordWriter) -> list[HostFailure]:
         return []
 
 
-def gate(record: RecordWriter, options: Options) -> list[ExitCode]:
+@dataclass(frozen=True)
+class Gated:
+    """What the gate makes of one comparison, and why in a line."""
+
+    code: ExitCode
+    text: str
+
+
+_GATED = {
+    ExitCode.PASSED: "passed",
+    ExitCode.KERNEL_FAILED: "failed",
+    ExitCode.NO_VERDICT: "no verdict",
+}
+
+
+def gate(record: RecordWriter, options: Options) -> list[Gated]:
     """Return what a gate makes of the comparisons of the rebinds; one that is missing is no verdict."""
     limit = options.max_regression
     if limit is None:
         return []
+    name = f"--max-regression {limit:.4%}".rstrip("%").rstrip("0").rstrip(".") + "%"
     judged = [one for one in record.entries(ComparisonEntry) if one.metric == "rebind"]
+    found = []
+    for one in judged:
+        code = verdict.gate(one, limit)
+        what = f"{one.namespace}, {one.patched} against {one.base}: {words.change(one.ratio)} {words.interval(one)}"
+        found.append(Gated(code, f"{name} {_GATED[code]}: {what.rstrip()}"))
     wanted = len(_namespaces(record.entries(BindEntry))) * (len(options.kernel_names()) - 1)
-    missing = [ExitCode.NO_VERDICT] if len(judged) < max(wanted, 1) else []
-    return [verdict.gate(one, limit) for one in judged] + missing
+    if (missing := max(wanted, 1) - len(judged)) > 0:
+        found.append(Gated(ExitCode.NO_VERDICT, f"{name} no verdict: {missing} comparisons lack a whole pair of boots"))
+    return found
 
 
 def _namespaces(binds: Sequence[BindEntry]) -> set[str]:
