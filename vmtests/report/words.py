@@ -46,7 +46,7 @@ def interval(comparison: ComparisonEntry) -> str:
 def smallest_visible(comparison: ComparisonEntry) -> str:
     """Return the smallest change that this run could have seen."""
     if comparison.smallest_visible is not None:
-        return f"{comparison.smallest_visible * 100:.2g} %"
+        return f"{comparison.smallest_visible * 100:{'.0f' if comparison.smallest_visible >= 1 else '.2g'}} %"
     if comparison.pairs <= FEW_PAIRS:
         return "too few pairs to see anything"
     return "not even a hundredfold change"

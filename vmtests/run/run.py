@@ -449,7 +449,7 @@ class Run:
         failures = verdicts.trouble(self.record)
         try:
             emulated = self.accelerator.name == "tcg"
-            verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun)
+            verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun or None)
         except UsageError as error:
             self.note_failure("timing", str(error))
         for failure in failures:

@@ -12,7 +12,7 @@ from vmtests.run.options import Options
 from vmtests.timing import rig, verdict
 
 
-def compare(record: RecordWriter, options: Options, clock: str, *, emulated: bool, pairs: int) -> None:
+def compare(record: RecordWriter, options: Options, clock: str, *, emulated: bool, pairs: int | None) -> None:
     """Hold every kernel against the first, for each namespace and metric; a gate's limit is then the band.
 
     Args:
@@ -20,7 +20,7 @@ def compare(record: RecordWriter, options: Options, clock: str, *, emulated: boo
         options: of the run.
         clock: the run's.
         emulated: whether the processor is QEMU's translator.
-        pairs: how many pairs of boots were begun.
+        pairs: how many pairs of boots were begun; None where workers began them.
 
     Raises:
         UsageError: the binds cannot be compared.
