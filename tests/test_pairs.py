@@ -101,6 +101,8 @@ def test_the_number_of_pairs_that_are_collected(monkeypatch: pytest.MonkeyPatch)
         assert pairs.planned(Options(clock="icount")) == 1
         assert pairs.planned(Options(rig="sealed")) == 1
         assert pairs.planned(Options(boots="4")) == 4
+        assert pairs.planned_for_workers(Options()) == (6 if expected == 20 else 1)
+        assert pairs.planned_for_workers(Options(boots="9")) == 9
 
 
 def _whole_run(tmp_path: Path, drawn: dict[str, object], *arguments: str) -> tuple[int, str, Record]:
@@ -163,7 +165,11 @@ def test_boots_that_keep_dying_end_the_run(tmp_path: Path) -> None:
 def test_only_a_gate_changes_the_exit_code(
     tmp_path: Path, drawn: dict[str, object], arguments: list[str], code: ExitCode
 ) -> None:
-    assert _whole_run(tmp_path, drawn, "--clock", "wall", *arguments)[0] == code
+    found, output, _ = _whole_run(tmp_path, drawn, "--clock", "wall", *arguments)
+    assert found == code
+    word = {ExitCode.PASSED: "passed", ExitCode.KERNEL_FAILED: "failed", ExitCode.NO_VERDICT: "no verdict"}[code]
+    asked = "--max-regression" in arguments
+    assert (f"--max-regression 1% {word}: fsdax-dev, patched against base: " in output) is asked
 
 
 def test_time_on_hardware_is_not_marked(tmp_path: Path) -> None:
@@ -181,3 +187,23 @@ def test_a_broken_rig_is_no_verdict_on_a_kernel(tmp_path: Path) -> None:
     assert "the rig is broken: kernel base" in output
     assert found.document["rig_trouble"]
     assert {one.verdict for one in found.entries(ComparisonEntry)} == {"no-verdict"}
+
+
+def test_workers_side_by_side_run_up_to_the_first_look(tmp_path: Path) -> None:
+    """No worker sees the other's boots: all that were planned run, and the one verdict is on all of them."""
+    code, output, found = _whole_run(tmp_path, {"factors": {"patched": 0.9}}, "--clock", "wall", "-n", "2")
+    assert code == ExitCode.PASSED
+    assert "12 passed" in output
+    assert {(one.verdict, one.pairs, one.dropped_pairs) for one in found.entries(ComparisonEntry)} == {("faster", 6, 0)}
+
+
+def test_workers_cannot_keep_a_budget(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), CASES, "-n", "2", "--budget", "1m"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert "-n 2 with --budget" in done.stdout + done.stderr

@@ -145,6 +145,12 @@ def test_few_pairs_see_little_and_say_so(pairs: int) -> None:
     assert found.smallest_visible is None or found.smallest_visible > 0.1
 
 
+def test_two_pairs_that_tell_nothing_have_no_interval() -> None:
+    """By their t its ends would be e to the power of hundreds, which no number and no record can hold."""
+    found = _rebind(_run([10, 10], [9, 900]))
+    assert (found.verdict, found.ci_low, found.ci_high, found.smallest_visible) == ("no-verdict", None, None, None)
+
+
 def test_the_exact_test_stands_beside_the_interval() -> None:
     found = _rebind(_run([10] * 6, [9, 9.1, 8.9, 9.2, 9, 9]))
     assert found.sign_flip_p == 2 / 2**6

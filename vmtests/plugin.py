@@ -263,7 +263,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from vmtests.run import pairs
 
     spec = NamespaceSpec(options.mode, options.map, options.align, None)
-    cells = plan.order(options.kernel_names(), pairs.planned(options), options.run_seed())
+    count = pairs.planned_for_workers if hasattr(metafunc.config, "workerinput") else pairs.planned
+    cells = plan.order(options.kernel_names(), count(options), options.run_seed())
     ids = [f"{kernel}-{spec.id}" + (f"-boot{boot}" if boot else "") for kernel, boot in cells]
     metafunc.parametrize(booted, [(kernel, spec, boot) for kernel, boot in cells], indirect=True, ids=ids)
 
@@ -294,7 +295,8 @@ def _boot(item: pytest.Item) -> int | None:
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Pass over a boot whose pair is not needed any more: deselected, and counted in the summary with the reason."""
     run, boot = item.config.stash.get(_RUN, None), _boot(item)
-    if run is None or boot is None or run.needs(boot):
+    is_worker = hasattr(item.config, "workerinput")  # which knows nothing of the other workers' boots
+    if run is None or boot is None or is_worker or run.needs(boot):
         return None
     item.config.stash[_NOT_NEEDED] += 1
     item.ihook.pytest_deselected(items=[item])
@@ -307,7 +309,8 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     config = request.config
     print(file=_terminal())
     config.stash[_RUN] = this = _run(config, config.stash[_OPTIONS])
-    has_junit = config.pluginmanager.hasplugin("junitxml")
+    # A worker of several has only a part to judge by.
+    has_junit = config.pluginmanager.hasplugin("junitxml") and not hasattr(config, "workerinput")
     note = request.getfixturevalue("record_testsuite_property") if has_junit else None
     config.pluginmanager.register(_Figures(this, note))
     yield this
@@ -392,6 +395,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     if config.stash[_NOT_NEEDED]:
         terminalreporter.write_line(f"{config.stash[_NOT_NEEDED]} boots were not needed: {run.pairs.ended}")
+    for gated in run.gated:
+        terminalreporter.write_line(gated.text)
     from vmtests.report import summary
 
     terminalreporter.section("vmtests")

@@ -50,7 +50,8 @@ def timing(binds: Sequence[BindEntry], kernels: Sequence[str]) -> Table:
                 _median(rebinds, [b.unbind_write_ns for b in rebinds]),
             ]
             if clock == "wall":
-                cells.append(_median(rebinds, [None if b.pr_debug_ms is None else b.pr_debug_ms * 10**6 for b in mine]))
+                said = [b.pr_debug_ms for b in rebinds]
+                cells.append(_median(rebinds, [None if one is None else one * 10**6 for one in said]))
             table.add_row(namespace, kernel, *cells)
     return table
 

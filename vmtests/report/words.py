@@ -39,13 +39,14 @@ def interval(comparison: ComparisonEntry) -> str:
     low, high, confidence = comparison.ci_low, comparison.ci_high, comparison.confidence
     if low is None or high is None:
         return ""
-    return ("" if confidence is None else f"{confidence * 100:.4g} %: ") + f"{change(low)} to {change(high)}"
+    ends = f"{change(low)} to " + (change(high) if high <= 100 else "more than a hundredfold")
+    return ends if confidence is None else f"{confidence * 100:.4g} %: {ends}"
 
 
 def smallest_visible(comparison: ComparisonEntry) -> str:
     """Return the smallest change that this run could have seen."""
     if comparison.smallest_visible is not None:
-        return f"{comparison.smallest_visible * 100:.2g} %"
+        return f"{comparison.smallest_visible * 100:{'.0f' if comparison.smallest_visible >= 1 else '.2g'}} %"
     if comparison.pairs <= FEW_PAIRS:
         return "too few pairs to see anything"
     return "not even a hundredfold change"

@@ -32,6 +32,12 @@ def planned(options: Options) -> int:
     return looks(options, "wall")[-1]
 
 
+def planned_for_workers(options: Options) -> int:
+    """Return the same for workers side by side, who cannot look at each other's boots: up to the first look."""
+    most = planned(options)
+    return min(most, sequential.LOOKS[0]) if options.boots == "auto" else most
+
+
 @dataclass
 class Pairs:
     """Asked before each boot. A pair that was begun is ended, whatever the budget says.

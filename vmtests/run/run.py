@@ -54,6 +54,8 @@ class Run:
         self._kernels: dict[str, Kernel] = {}
         self._unbuildable: dict[str, VmtestsError] = {}
         self.pairs = Pairs(options)
+        #: What the gate has made of the run, once it has ended.
+        self.gated: list[verdicts.Gated] = []
         self._announced = False
         self._guests = 0
         self._failures: list[str] = []
@@ -441,19 +443,20 @@ class Run:
     @cached_property
     def verdicts(self) -> tuple[ExitCode, ...]:
         """What the timing adds to the run's exit code, once it is over; without a gate only what a broken rig adds."""
-        limit = self.options.max_regression
         if not self.record.entries(BindEntry):
-            return () if limit is None else (ExitCode.NO_VERDICT,)
+            self.gated = verdicts.gate(self.record, self.options)
+            return tuple(one.code for one in self.gated)
         failures = verdicts.trouble(self.record)
         try:
             emulated = self.accelerator.name == "tcg"
-            verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun)
+            verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun or None)
         except UsageError as error:
             self.note_failure("timing", str(error))
         for failure in failures:
             self.note_failure("timing", str(failure))
             self.record.rig_trouble.append(failure.message)
-        return (*(failure.exit_code for failure in failures), *verdicts.gate(self.record, self.options))
+        self.gated = verdicts.gate(self.record, self.options)
+        return (*(failure.exit_code for failure in failures), *(one.code for one in self.gated))
 
     def save(self, code: int) -> Path:
         """Write the record."""

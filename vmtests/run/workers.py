@@ -35,8 +35,10 @@ def check(options: Options, workers: object) -> None:
         workers: what was given to -n; None without it.
 
     Raises:
-        UsageError: times were to decide, and guests would run side by side.
+        UsageError: times were to decide, and guests would run side by side; or a budget has to be kept together.
     """
+    if workers and options.budget is not None:
+        raise UsageError(f"-n {workers} with --budget: no worker knows how far the others are; give --boots a number")
     if workers and options.clock == "wall" and options.max_regression is not None:
         raise UsageError(
             f"-n {workers} with --clock wall and --max-regression: guests side by side slow each other down, so their "

@@ -48,6 +48,8 @@ POWER = 0.80
 _POWER_ASKED = 0.85
 #: What a run would need a hundredfold change for, it does not see.
 _BLIND = math.log(100)
+#: An interval that reaches a millionfold either way says nothing, and its ends may be too large for a number.
+_ENDLESS = math.log(1e6)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def _judge(effect: Effect, share: int, band: float) -> Judgement:
     if effect.error is None:
         return Judgement(effect, share, band, "no-verdict")
     reach = float(_reach(np.array(effect.error), effect.freedom, share, band))
+    if reach > _ENDLESS:
+        return Judgement(effect, share, band, "no-verdict")
     low, high = math.exp(effect.mean - reach), math.exp(effect.mean + reach)
     confidence = 1 - (NOISY_ERROR if _is_noisy(effect.error, effect.freedom, share, band) else LOOK_ERROR) / share
     word: Word = "no-verdict"

@@ -72,6 +72,8 @@ def figures(record: Record, reference: str | None = None) -> tuple[list[Figure],
             continue
         for space in namespaces(record.entries(NamespaceEntry), binds).values():
             for metric in METRICS:
+                if metric == "first" and not any(bind.index == 0 for bind in binds):
+                    continue  # the sealed rig has none
                 measured = _measure(binds, kernel.name, base, space.id, clock, metric)
                 if measured is None:
                     notes.append(f"{name}, {space.id}, {metric}: no whole boot")

@@ -74,7 +74,7 @@ class Alert:
         )
         if change.fixed:
             return f"{text}  {change.fixed}"
-        return f"{text}  if it is meant: vmtests history accept {self.series.id} --reason ..."
+        return f"{text}  if it is meant: vmtests history accept DIR {self.series.id} --reason ..."
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
