@@ -236,6 +236,7 @@ CAUGHT = [
 @pytest.mark.parametrize(("mutant", "check"), CAUGHT)
 def test_mutant_is_caught(run: Run, looks: dict[str, Look], mutant: Mutant, check: str) -> None:
     """The check that is named for it fails, and says what is wrong."""
+    run.kernel(kernel_of(run, mutant))
     with caught(run, mutant, check):
         looks[check](mutant.name, mutant)
 
@@ -260,6 +261,7 @@ QUICK = ("F", "fsdax-dev", "alone", mutants.SERIES)
 )
 def test_without_a_mutant_the_kernel_is_right(run: Run, looks: dict[str, Look], mutant: Mutant, check: str) -> None:
     """The same kernel and the same check, without the parameter."""
+    run.kernel(kernel_of(run, mutant))
     begun = time.monotonic()
     looks[check](None, mutant)
     keep(run, f"{'none':10} {check}  passed   {time.monotonic() - begun:5.1f} s  {mutant.kind}")
