@@ -16,6 +16,7 @@ from vmtests import cache, command
 from vmtests.debian import NEWER_SUITES, Archive, unpack
 from vmtests.errors import HostFailure
 from vmtests.vmcore.dump import Dump
+from vmtests.vmcore.nameless import nameless
 
 #: Starting takes crash a few seconds: it reads all symbols and tasks.
 SECONDS = 120.0
@@ -71,16 +72,15 @@ class Crash:
         """
         if any("\n" in line for line in commands):
             raise ValueError(f"a command of several lines: {commands!r}")
-        with tempfile.TemporaryDirectory(prefix="vmtests-") as folder:
-            script = Path(folder) / "commands"
-            marked = [text for index, line in enumerate(commands) for text in (line, f"gdb echo {_MARK}{index}\\n")]
-            script.write_text("\n".join([f"gdb echo {_MARK}start\\n", *marked, "quit"]) + "\n")
+        marked = [text for index, line in enumerate(commands) for text in (line, f"gdb echo {_MARK}{index}\\n")]
+        script = "\n".join([f"gdb echo {_MARK}start\\n", *marked, "quit"]) + "\n"
+        with nameless(script.encode()) as file:
             result = command.run(
-                self.argv(dump, "-s", "--no_crashrc", "--no_scroll", "-i", str(script)),
+                self.argv(dump, "-s", "--no_crashrc", "--no_scroll", "-i", str(file)),
                 seconds=seconds,
                 # Nobody's .crashrc and .gdbinit.
-                cwd=Path(folder),
-                env={"HOME": folder, "TERM": "dumb"},
+                cwd=Path("/"),
+                env={"HOME": "/nonexistent", "TERM": "dumb"},
                 check=False,
             )
         outputs = re.split(rf"^{_MARK}\w+\n", result.stdout, flags=re.MULTILINE)

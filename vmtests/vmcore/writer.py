@@ -12,7 +12,6 @@ import errno
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from vmtests.memmap.physical import Monitor, PhysicalMemory, regions
 from vmtests.vmcore import elf
 from vmtests.vmcore.about import About
 from vmtests.vmcore.elf import Core, Note, Segment
+from vmtests.vmcore.nameless import nameless
 
 #: A hole smaller than this does not end a segment: its zeros are in the dump, as a hole of the dump's own file.
 GAP_BYTES = 1 << 20
@@ -132,8 +132,7 @@ def _lay_out(notes: tuple[Note, ...], segments: Sequence[Segment]) -> Core:
 
 def _notes_of_qemu(monitor: Monitor) -> tuple[Note, ...]:
     """Return registers (NT_PRSTATUS, QEMU's own) and VMCOREINFO, from QEMU's dump of the first page."""
-    with tempfile.TemporaryDirectory(prefix="vmtests-") as folder:
-        file = Path(folder) / "page"
+    with nameless() as file:
         monitor.execute("dump-guest-memory", paging=False, protocol=f"file:{file}", begin=0, length=PAGE_SIZE)
         notes = elf.read(file).notes
     if not any(note.name == "VMCOREINFO" for note in notes):
