@@ -101,7 +101,6 @@ class Bench:
         self._rebinder = Rebinder(self.guest, namespace, self.probes, self.boot, self.clock)
 
     def _note_namespace(self, first: Bind) -> None:
-        self._saw(first)
         self.record.add(
             NamespaceEntry(
                 id=self.namespace.id,
