@@ -91,19 +91,25 @@ def every_page(bench: Bench, place: str) -> None:
     if place == "at-once":
         every_page_of_two_at_once(bench)
         return
-    first = bench.create_namespace()
     if place == "in-turn":
-        first = bench.create_namespace()
-    elif place == "before-another":
-        # The first of two namespaces is made again, with the second behind it.
-        front = bench.namespace
         bench.create_namespace()
-        bench.turn_to(front)
-        bench.destroy_namespace()
-        first = bench.create_namespace()
-    bench.check_memmap(first)
+    elif place == "before-another":
+        make_room_before_another(bench)
+    bench.check_memmap(bench.create_namespace())
     bench.check_memmap(bench.rebind(1)[-1])
     bench.check_memmap(bench.rebind_over_poison(2))
+
+
+def make_room_before_another(bench: Bench) -> None:
+    """Leave the region's first half free and a namespace of folios in the second, which is made behind another one."""
+    spec = bench.spec
+    bench.spec = NamespaceSpec("devdax", size_bytes=spec.size_bytes)
+    bench.create_namespace()
+    front = bench.namespace
+    bench.create_namespace()
+    bench.turn_to(front)
+    bench.destroy_namespace()
+    bench.spec = spec
 
 
 def every_page_of_two_at_once(bench: Bench) -> None:
