@@ -97,7 +97,7 @@ def test_clocks_are_not_mixed(tmp_path: Path) -> None:
 
 def test_samples_that_are_missing(tmp_path: Path) -> None:
     """A boot with fewer rebinds than the others is no sample; a record with none that is whole is refused."""
-    one, two = _two(tmp_path, {}, {"values": {"base": [10.0]}})
+    one, two = _two(tmp_path, {"values": {"base": [99.0, 10.0]}}, {"values": {"base": [10.0]}})
     short = [bind for bind in one.document["binds"] if not (bind["boot"] == 0 and bind["index"] == 3)]
     one.document["binds"] = short
     assert {entry.pairs for entry in compare(one, two).entries} == {1}
