@@ -88,6 +88,24 @@ def test_a_namespace_of_another_size_that_a_test_made(tmp_path: Path) -> None:
     assert [entry.verdict for entry in compare(one, two).entries] == ["same", "same"]
 
 
+def test_clocks_are_not_mixed(tmp_path: Path) -> None:
+    one, two = _two(tmp_path, {}, {})
+    one.document["binds"] = [*one.document["binds"], dataclasses.replace(BIND, clock="icount", boot=9).to_json()]
+    with pytest.raises(UsageError, match="one mixes the clocks icount and wall"):
+        compare(one, two)
+
+
+def test_samples_that_are_missing(tmp_path: Path) -> None:
+    """A boot with fewer rebinds than the others is no sample; a record with none that is whole is refused."""
+    one, two = _two(tmp_path, {"values": {"base": [99.0, 10.0]}}, {"values": {"base": [10.0]}})
+    short = [bind for bind in one.document["binds"] if not (bind["boot"] == 0 and bind["index"] == 3)]
+    one.document["binds"] = short
+    assert {entry.pairs for entry in compare(one, two).entries} == {1}
+    assert compare(one, two).entries[1].base_value == pytest.approx(10.0, rel=0.01)
+    two.document["binds"] = [bind for bind in two.document["binds"] if bind["index"] == 0]
+    assert [entry.metric for entry in compare(one, two).entries] == ["first"]
+
+
 def test_binds_of_two_rigs_are_no_series(tmp_path: Path) -> None:
     one, two = _two(tmp_path, COUNTS, COUNTS)
     one.document["binds"] = [

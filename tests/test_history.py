@@ -230,6 +230,16 @@ def test_what_is_left_out_of_a_run(folder: Path, tmp_path: Path) -> None:
     assert {one.key["kernel"] for one in history.show(folder).series} == {"base"}
 
 
+def test_clocks_are_not_mixed(folder: Path, tmp_path: Path) -> None:
+    mixed = record(tmp_path / "mixed", {"base": [55.0]}, clock="icount")
+    mixed.document["binds"] = [
+        *mixed.document["binds"],
+        *(bind | {"clock": "wall", "boot": 1} for bind in mixed.document["binds"]),
+    ]
+    with pytest.raises(UsageError, match="by the clock icount and wall where icount alone"):
+        history.add(folder, mixed)
+
+
 def test_one_kernel_alone_has_no_ratio(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no figure to keep"):
         history.add(folder, record(tmp_path / "one", {"base": [10.0] * 3}))

@@ -20,7 +20,7 @@ REBINDS = 5
 
 def ssh_boot(run: Run, kernel: str, boot: int) -> list[BindEntry]:
     """Count as the main job does."""
-    with run.bench(kernel, NamespaceSpec(), boot, pmem_size=SIZE, clock="icount") as bench:
+    with run.bench(kernel, NamespaceSpec(), boot, pmem_size=SIZE, clock="icount", cold=True) as bench:
         binds = [bench.create_namespace(), *bench.rebind(REBINDS)]
     return [bind.entry for bind in binds]
 

@@ -60,6 +60,7 @@ class SealedBench:
                 boot=self.boot,
                 pgmap_offsets=pgmap_offsets(open_vmlinux(built.vmlinux)),
                 evidence=folder,
+                tell=lambda text: run.progress.say(f"  {self.kernel}: {text}"),
             )
         run.note_host(machine, done.guest.cpu_warnings)
         run.record.add(

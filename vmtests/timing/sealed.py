@@ -10,13 +10,15 @@ done in between. It is no sample: this rig has no first bind, and indices begin 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import Machine, Workspace
+from vmtests.guest.admission import Claim
 from vmtests.guest.sealed import SealedGuest, sealed
 from vmtests.pmem import Nvdimm, Prepared
 from vmtests.timing import trace
@@ -68,6 +70,7 @@ def count(
     boot: int,
     pgmap_offsets: Mapping[str, int],
     evidence: Path,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Counted:
     """Boot a sealed guest, let it bind alone, and return what it counted.
 
@@ -78,12 +81,14 @@ def count(
         boot: the number of this boot, for the record.
         pgmap_offsets: offset in bytes of each field of struct dev_pagemap, from the kernel's debug info.
         evidence: a folder for the console's log and more.
+        tell: called with what the guest has to wait for, when others leave no room for it.
 
     Raises:
         KernelFailure: the kernel died or hangs, or its samples are not complete.
         HostFailure: QEMU ended, or the kernel cannot be probed while it boots.
     """
-    with Workspace() as workspace, prepared.write(workspace.files / "nvdimm0") as backing:
+    claim = Claim(machine.cpus, machine.memory_bytes, os.getpid())
+    with Workspace(claim, tell) as workspace, prepared.write(workspace.files / "nvdimm0") as backing:
         nvdimm = Nvdimm("nvdimm0", backing.path, prepared.nvdimm_bytes, prepared.label_bytes)
         append = command_line(pgmap_offsets, rebinds)
         with sealed(
