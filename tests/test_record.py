@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,22 @@ def test_what_is_written_comes_back(written: Path) -> None:
     assert record.host == HOST
     assert record.document["verdict"] == "passed"
     assert record.document["schema"] == SCHEMA
+
+
+def test_parts_of_other_processes_become_one(written: Path, tmp_path: Path) -> None:
+    other = replace(BIND, kernel="patched")
+    whole = RecordWriter(tmp_path / "whole", argv=["pytest", "-n", "2"], seed=7)
+    for bind in (BIND, other):
+        part = RecordWriter(tmp_path / bind.kernel, argv=["pytest"], seed=7)
+        part.set_host(HOST)
+        part.add(BIND, bind)
+        part.dmesg_warnings.append(bind.kernel)
+        whole.merge(json.loads(json.dumps(part.document(ExitCode.PASSED))))
+    whole.save(ExitCode.PASSED)
+    record = read(tmp_path / "whole")
+    assert record.entries(BindEntry) == (BIND, other)
+    assert record.host == read(written).host
+    assert record.document["dmesg_warnings"] == ["base", "patched"]
 
 
 def test_unknown_fields_are_kept(written: Path) -> None:
