@@ -2,85 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.fake_report import CHECK, samples
-from vmtests import plugin
-from vmtests.errors import ExitCode
-from vmtests.guest import Kept
-from vmtests.record import BindEntry, RecordWriter
-from vmtests.run.dumps import Dumps
-from vmtests.timing import verdict
+from vmtests import record
+from vmtests.record import BindEntry, ComparisonEntry, Record
 
-CASES = """
-from tests.test_plugin_junit import CHECK, samples
+ROOT = Path(__file__).parent.parent
 
-def test_base(run):
-    run.record.add(*samples("base", 0, 55.0, "icount", 3), CHECK)
-
-def test_patched(run):
-    run.record.add(*samples("patched", 0, 13.0, "icount", 3))
-
-def test_red(run):
-    run.record.add(*samples("patched", 1, 13.0, "icount", 3))
-    assert False
-"""
+Figures = dict[str, str]
 
 
-class FakeRun:
-    """A run that boots nothing; its tests put binds into the record."""
+def _ran(tmp_path: Path, asked: dict[str, Any], *arguments: str) -> tuple[Record, dict[str, Figures], Figures]:
+    """Run the procedure on drawn guests; return its record, the properties of the tests and those of the suite."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.fake_run", "--rootdir", str(ROOT)]
+    command += [str(ROOT / "vmtests" / "cases" / "test_rebind.py"), "--record", str(out), "--seed", "7", *arguments]
+    done = subprocess.run(
+        [*command, "--junitxml", str(tmp_path / "out.xml")],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "FAKE_RUN": json.dumps(asked)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (tmp_path / "out.xml").exists(), done.stdout + done.stderr
+    root = ElementTree.parse(tmp_path / "out.xml").getroot()
 
-    def __init__(self, _options: object, argv: Sequence[str], _progress: object) -> None:
-        self.record = RecordWriter(Path.cwd() / "out", argv=argv, seed=1)
-        self.dumps = Dumps(self.record, enabled=False)
-        self.kept: list[Kept] = []
-
-    @cached_property
-    def verdicts(self) -> tuple[ExitCode, ...]:
-        self.record.add(*verdict.compare_all(self.record.entries(BindEntry), ["base", "patched"], "icount"))
-        return ()
-
-    def note_failure(self, test: str, text: str) -> None:
-        pass
-
-    def save(self, code: int) -> Path:
-        return self.record.save(code)
-
-    def close(self) -> None:
-        pass
-
-
-def test_properties(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vmtests.run.run
-
-    monkeypatch.setattr(vmtests.run.run, "Run", FakeRun)
-    monkeypatch.setattr(plugin, "_CASES", pytester.path)
-    pytester.makepyfile(CASES)
-    pytester.runpytest_inprocess("--junitxml", "out.xml", "-p", "no:cacheprovider")
-    root = ElementTree.parse(pytester.path / "out.xml").getroot()
-
-    def figures(element: ElementTree.Element) -> dict[str, str]:
+    def figures(element: ElementTree.Element) -> Figures:
         return {one.attrib["name"]: one.attrib["value"] for one in element.findall("properties/property")}
 
-    cases = {case.attrib["name"]: figures(case) for case in root.iter("testcase")}
-    assert cases["test_base"]["base.fsdax-dev.boot0.rebinds.count"] == "3"
-    assert cases["test_base"]["base.fsdax-dev.boot0.bind0.memmap.pages_checked"] == str(CHECK.pages_checked)
-    assert float(cases["test_patched"]["patched.fsdax-dev.boot0.first.instructions_per_page"]) == pytest.approx(
-        13, 1e-3
-    )
-    assert not any(name.startswith("base.") for name in cases["test_patched"])
-    assert "patched.fsdax-dev.boot1.clock" in cases["test_red"]
     (suite,) = root.iter("testsuite")
-    verdicts = figures(suite)
-    assert verdicts["patched-against-base.fsdax-dev.rebind.verdict"] == "fewer"
-    assert float(verdicts["patched-against-base.fsdax-dev.rebind.ratio"]) == pytest.approx(13 / 55, 1e-3)
-    record = (pytester.path / "out" / "run.json").read_text()
-    assert record.count('"metric": "rebind"') == 1, "compared twice, noted once"
+    return record.read(out), {case.attrib["name"]: figures(case) for case in root.iter("testcase")}, figures(suite)
 
 
-__all__ = ["CHECK", "samples"]
+def test_each_test_and_the_verdict_have_their_figures(tmp_path: Path) -> None:
+    run, tests, suite = _ran(
+        tmp_path, {"factors": {"patched": 0.5}}, "--clock", "wall", "--boots", "6", "--rebinds", "3"
+    )
+    mine = tests["test_rebind[patched-fsdax-dev-boot5]"]
+    assert mine["patched.fsdax-dev.boot5.clock"] == "wall"
+    assert mine["patched.fsdax-dev.boot5.rebinds.count"] == "3"
+    (first,) = [bind for bind in run.entries(BindEntry) if (bind.kernel, bind.boot, bind.index) == ("patched", 5, 0)]
+    assert float(mine["patched.fsdax-dev.boot5.first.ms"]) == pytest.approx(first.duration_ns / 1e6)
+    assert not any(".boot4." in name or name.startswith("base") for name in mine)
+    (rebind,) = [one for one in run.entries(ComparisonEntry) if one.metric == "rebind"]
+    name = "patched-against-base.fsdax-dev.rebind"
+    assert suite[f"{name}.verdict"] == "faster"
+    assert [float(suite[f"{name}.{part}"]) for part in ("ratio", "ci_low", "ci_high")] == [
+        rebind.ratio,
+        rebind.ci_low,
+        rebind.ci_high,
+    ]
+
+
+def test_a_count_is_not_called_faster_and_a_red_test_has_its_figures_too(tmp_path: Path) -> None:
+    asked = {"factors": {"patched": 0.5}, "dead": [["patched", 1]]}
+    run, tests, suite = _ran(tmp_path, asked, "--clock", "icount", "--boots", "2", "--rebinds", "3")
+    assert "patched.fsdax-dev.boot1.first.instructions_per_page" in tests["test_rebind[patched-fsdax-dev-boot1]"]
+    assert suite["patched-against-base.fsdax-dev.rebind.verdict"] == "fewer"
+    assert suite["patched-against-base.fsdax-dev.rebind.dropped_pairs"] == "1"
+    assert len(run.entries(ComparisonEntry)) == 2, "compared for JUnit and for the record, noted once"
+
+
+def test_a_broken_rig_is_told_once(tmp_path: Path) -> None:
+    run, _, _ = _ran(tmp_path, {"wobble": 0.01}, "--clock", "icount", "--boots", "2", "--rebinds", "3")
+    assert len(run.rig_trouble) == 2
+    assert len(set(run.rig_trouble)) == 2

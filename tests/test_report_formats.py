@@ -238,7 +238,6 @@ def test_each_figure_is_a_property(tmp_path: Path) -> None:
     record = full(tmp_path / "run", checks=(WRONG,))
     writer = RecordWriter(tmp_path / "again", argv=[], seed=1)
     properties = Properties(writer)
-    assert not properties.timed
     binds = record.entries(BindEntry)
     writer.add(*[bind for bind in binds if (bind.kernel, bind.boot) == ("base", 0)], WRONG)
     found = dict(properties.added())

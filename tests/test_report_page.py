@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_report import CHECK, END, WRONG, full
 from vmtests.errors import ExitCode, UsageError
-from vmtests.record import BindEntry, ComparisonEntry, DifferenceEntry, MemmapEntry, Record
+from vmtests.record import BindEntry, ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry, Record
 from vmtests.report import page, words
 from vmtests.report.gather import Gathered, gather
 from vmtests.timing import history
@@ -121,7 +121,7 @@ def test_every_comparison_is_there(tmp_path: Path) -> None:
     assert rebind.ci_high is not None
     for side in (rebind.ci_low, rebind.ci_high):
         assert typeset(words.change(side)) in parsed.text
-    assert words.sees(rebind.smallest_visible) in rows["against base"][-1]
+    assert words.sees(rebind) in rows["against base"][-1]
     assert "Faster" in parsed.words
 
 
@@ -189,6 +189,29 @@ def test_no_verdict_is_not_called_the_same(tmp_path: Path) -> None:
     assert [one["class"] for name, one in parsed.elements if name == "article"][1] == "card unsure"
     assert "No verdict on time: 1 pair of boots cannot tell whether patched differs from base." in parsed.text
     assert not re.search(r"\bsame\b", parsed.text.replace("what is called the same", ""), re.IGNORECASE)
+
+
+def test_a_broken_rig_gives_no_verdict_on_counts(tmp_path: Path) -> None:
+    record = full(tmp_path / "run", code=ExitCode.HOST_FAILED)
+    record.document["rig_trouble"] = ["the rig is broken: kernel base, boots differ"]
+    parsed = Page(page.render(Gathered((record,), ())))
+    assert "The rig is broken" in parsed.words
+    assert "The rig is broken: no count of this run means anything. Every struct page is right." in parsed.words
+    assert parsed.words.count("the rig is broken: kernel base, boots differ") >= 3
+    assert "Fewer" not in parsed.words
+
+
+def test_what_the_checks_are_worth(tmp_path: Path) -> None:
+    blind = dataclasses.replace(CHECK, not_checked=("the time of the function",))
+    flips = FlipEntry(
+        kernel="base", boot=0, namespace="fsdax-dev", flips=50, found=49, invented=0, pages=50, seconds=1.0
+    )
+    record = full(tmp_path / "run", checks=(blind,))
+    record.document["flips"] = [flips.to_json()]
+    parsed = Page(page.render(Gathered((record,), ())))
+    assert "49 of 50 flipped bits found" in parsed.words
+    assert "base: the check found 49 of 50 flipped bits in 1 kind of namespace" in parsed.words
+    assert "base: not checked: the time of the function" in parsed.words
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}$\\frac{$\u202e\x1b[2J"
@@ -275,7 +298,7 @@ def test_two_clocks_share_a_page(tmp_path: Path) -> None:
     times = full(tmp_path / "times", clock="wall", pairs=6, kernels=(("base", 273.0), ("patched", 104.0)))
     _, parsed = shown(counts, times)
     assert {"Fewer", "Faster"} <= set(parsed.words)
-    assert f"clock: {words.CLOCKS['wall']}" in parsed.words
+    assert f"clock: {words.clock('wall', emulated=True)}" in parsed.words
 
 
 def test_two_runs_are_held_against_each_other(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class _Figures:
 
     @pytest.hookimpl(tryfirst=True)  # before JUnit's file is written
     def pytest_sessionfinish(self) -> None:
-        if self._note is not None and self._properties.timed:
+        if self._note is not None:
             _ = self._run.verdicts
             for name, value in self._properties.verdicts():
                 self._note(name, value)

@@ -76,14 +76,16 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def qemu_of(process: subprocess.Popen[str], seconds: float = 300) -> tuple[psutil.Process, Path]:
-    """Wait until the run has a guest with an NVDIMM; return its QEMU and the folder of its files."""
+def qemu_of(
+    process: subprocess.Popen[str], holds: str = "nvdimm0", seconds: float = 300
+) -> tuple[psutil.Process, Path]:
+    """Wait until the run has a guest that holds this file, an NVDIMM's; return its QEMU and the folder of its files."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error, FileNotFoundError):
                 for file in child.open_files() if "qemu" in child.name() else ():
-                    if Path(file.path).name == "nvdimm0":
+                    if Path(file.path).name == holds:
                         return child, Path(file.path).parent
         time.sleep(0.05)
     raise AssertionError(f"the run had no guest: {process.stdout.read() if process.stdout else ''}")
@@ -176,7 +178,7 @@ def test_after_a_full_disk(run: Run, tmp_path: Path) -> None:
     run.kernel("base")
     command = pytest_of_its_own(tmp_path / "out", *SMALL)
     with running(in_a_namespace(FULL_DISK, workspace.guests(), command)) as process:
-        left = qemu_of(process)
+        left = qemu_of(process, "ram")  # it may be dead before it has opened the NVDIMM's
         said, _ = process.communicate(timeout=300)
         psutil.wait_procs([left[0]], timeout=SECONDS)
         assert not left[0].is_running()

@@ -20,8 +20,8 @@ def add(verbs: Verbs) -> None:
     compare = verbs.add_parser(
         "compare", help="hold two run records against each other, offline", **examples(_EXAMPLES)
     )
-    compare.add_argument("records", type=Path, nargs=2, metavar="RECORD")
-    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text")
+    compare.add_argument("records", type=Path, nargs=2, metavar="RECORD", help="the folder of a run record")
+    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="text")
     compare.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     compare.set_defaults(act=_compare)
 

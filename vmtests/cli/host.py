@@ -5,16 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 
-from vmtests.cli.verbs import Verbs
+from vmtests.cli.verbs import Verbs, colours, examples
+
+_SETUP = """\
+  vmtests setup                        as root; as a user it prints what root has to type
+  VMTESTS_SETUP=1 vmtests setup        as a user: by sudo
+"""
+_DOCTOR = """\
+  vmtests doctor                       a line for each thing that a run needs, and what to do where one is missing
+  vmtests doctor --json                for a program; exit code 3 where a run is not possible
+"""
 
 
 def add(verbs: Verbs) -> None:
     """Add the verbs."""
-    setup = verbs.add_parser("setup", help="install the system packages that are missing")
+    setup = verbs.add_parser("setup", help="install the system packages that are missing", **examples(_SETUP))
     setup.set_defaults(act=_setup)
-    doctor = verbs.add_parser("doctor", help="say what this host can run, and why")
+    doctor = verbs.add_parser("doctor", help="say what this host can run, and why", **examples(_DOCTOR))
     doctor.add_argument("--json", action="store_true", help="for a program")
     doctor.set_defaults(act=_doctor)
 
@@ -36,5 +44,5 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
         width = shutil.get_terminal_size((100, 24)).columns
         rows = [(row.status, row.name, row.found + (f"\n-> {row.advice}" if row.advice else "")) for row in found.rows]
-        print(table.render(table.listing(rows), width=width, colour=sys.stdout.isatty()))
+        print(table.render(table.listing(rows), width=width, colour=colours()))
     return found.exit_code

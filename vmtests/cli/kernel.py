@@ -8,25 +8,34 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vmtests.cli.verbs import Verbs
+from vmtests.cli.verbs import Verbs, examples
 from vmtests.errors import ExitCode
+
+_LIST = """\
+  vmtests kernel list                  the kernels that there are recipes for
+"""
+_BUILD = """\
+  vmtests kernel build base            built at its first use, then found in the cache
+  vmtests kernel build patched --patch 0005-more.patch
+  vmtests kernel build patch --kernel-tree ~/linux@v7.3 --patch 0001-mine.patch
+  vmtests kernel build base --config-fragment kasan.config --cc clang
+"""
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    kernels = verbs.add_parser("kernel", help="build kernels, list recipes").add_subparsers(
-        metavar="WHAT", required=True
-    )
-    listing = kernels.add_parser("list", help="the kernels that there are recipes for")
+    kernels = verbs.add_parser("kernel", help="build kernels, list recipes", **examples(_LIST + _BUILD))
+    whats = kernels.add_subparsers(metavar="WHAT", required=True)
+    listing = whats.add_parser("list", help="the kernels that there are recipes for", **examples(_LIST))
     listing.add_argument("--json", action="store_true", help="for a program")
     listing.set_defaults(act=_list)
-    build = kernels.add_parser("build", help="build a kernel, or find it in the cache")
+    build = whats.add_parser("build", help="build a kernel, or find it in the cache", **examples(_BUILD))
     build.add_argument("name", metavar="NAME", help="a recipe's name, to which --patch adds; or `patch`")
-    build.add_argument("--patch", action="append", default=[], type=Path, metavar="FILE")
+    build.add_argument("--patch", action="append", default=[], type=Path, metavar="FILE", help="put it on top")
     build.add_argument("--kernel-tree", metavar="DIR[@REV]", help="a tree of yours; it is never written to")
-    build.add_argument("--config", type=Path, metavar="FILE")
-    build.add_argument("--config-fragment", action="append", default=[], type=Path, metavar="FILE")
-    build.add_argument("--cc", default="gcc", choices=("gcc", "clang"))
+    build.add_argument("--config", type=Path, metavar="FILE", help="build with this .config")
+    build.add_argument("--config-fragment", action="append", default=[], type=Path, metavar="FILE", help="and these")
+    build.add_argument("--cc", default="gcc", choices=("gcc", "clang"), help="the compiler (gcc)")
     build.add_argument("--json", action="store_true", help="for a program")
     build.set_defaults(act=_build)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmtests.cli.verbs import Verbs
+from vmtests.cli.verbs import Verbs, examples
 from vmtests.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from vmtests.memmap.known import Known
 
 
+_EXAMPLES = """\
+  vmtests memmap check guest-7e26f555              a guest that --keep has left, by the name that `vmtests clean` shows
+  vmtests memmap check runs/monday/guest-001-patched/vmcore
+"""
+
+
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    whats = verbs.add_parser("memmap", help="check the memmaps of a guest that was left, or in a dump").add_subparsers(
-        metavar="WHAT", required=True
-    )
-    check = whats.add_parser("check", help="look at every struct page; exit 1 when one is wrong")
+    help_ = "check the memmaps of a guest that was left, or in a dump"
+    whats = verbs.add_parser("memmap", help=help_, **examples(_EXAMPLES)).add_subparsers(metavar="WHAT", required=True)
+    check = whats.add_parser("check", help="look at every struct page; exit 1 when one is wrong", **examples(_EXAMPLES))
     check.add_argument("target", metavar="GUEST|FILE", help="a guest that `vmtests clean` shows, or a dump")
     check.add_argument("--vmlinux", type=Path, metavar="FILE", help="a dump's debug info, if it is not in the cache")
     check.set_defaults(act=_check)

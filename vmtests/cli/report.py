@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vmtests.cli.verbs import Verbs, examples
+from vmtests.cli.verbs import Verbs, colours, examples
 from vmtests.errors import ExitCode
 
 FORMATS = ("text", "html", "changelog", "markdown", "json")
@@ -52,7 +52,7 @@ def _report(arguments: argparse.Namespace) -> int:
         found,
         history=arguments.history,
         width=shutil.get_terminal_size((100, 24)).columns,
-        colour=arguments.output is None and sys.stdout.isatty(),
+        colour=arguments.output is None and colours(),
     )
     if arguments.output is None:
         sys.stdout.write(made)

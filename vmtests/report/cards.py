@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vmtests.record import ComparisonEntry, DifferenceEntry, MemmapEntry, Record
+from vmtests.record import ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry, Record
 from vmtests.report import words
 from vmtests.report.cells import Cell, cells
 from vmtests.report.completeness import completeness
@@ -40,7 +40,9 @@ def _timing(records: Sequence[Record], clock: str) -> Card:
     for record in records:
         found = [cell for cell in cells(record) if cell.clock == clock]
         judged = [one for cell in found for one in cell.found("rebind")]
-        notes = (_TCG,) if clock == "wall" and record.host is not None and record.host.accelerator == "tcg" else ()
+        notes = (_TCG,) if any(cell.emulated(record) for cell in found) else ()
+        if found and clock == "icount" and record.rig_trouble:
+            return Card(heading, words.NOTHING, tuple(record.rig_trouble), "The rig is broken", "bad")
         if len(judged) == 1:
             return _one(heading, judged[0], notes)
         if judged:
@@ -64,11 +66,10 @@ def _one(heading: str, one: ComparisonEntry, notes: tuple[str, ...]) -> Card:
     if one.clock == "icount":
         lines.append("counted by QEMU (icount); up to 0.1 % is the same")
     elif one.ci_low is not None and one.ci_high is not None:
-        sure = "" if one.confidence is None else f"{one.confidence * 100:g} % "
-        lines.append(f"{sure}interval {words.change(one.ci_low)} to {words.change(one.ci_high)}, {pairs}")
+        lines.append(f"interval {words.interval(one)}, {pairs}")
     else:
         lines.append(f"no interval from {pairs}")
-    lines.append(words.sees(one.smallest_visible))
+    lines.append(words.sees(one))
     word = words.verdict(one).capitalize()
     return Card(heading, words.change(one.ratio), (*lines, *notes), word, _TONES[one.verdict])
 
@@ -108,6 +109,10 @@ def _memmap(records: Sequence[Record]) -> Card:
     ]
     wrong = sum(check.mismatches for check in checks)
     bad = sum(bool(check.mismatches) for check in checks)
+    flips = [flip for record in records for flip in record.entries(FlipEntry)]
+    if flips:
+        lines.append(f"{sum(one.found for one in flips):,} of {sum(one.flips for one in flips):,} flipped bits found")
+    lines += dict.fromkeys(f"not checked: {thing}" for check in checks for thing in check.not_checked)
     if bad:
         lines.append(f"wrong in {words.count(bad, 'check')}")
     if differences:

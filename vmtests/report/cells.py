@@ -47,6 +47,10 @@ class Cell:
         """What `value` returns."""
         return "instructions/page" if self.clock == "icount" else "ms"
 
+    def emulated(self, record: Record) -> bool:
+        """Whether its times are those of a processor that QEMU emulates."""
+        return self.clock == "wall" and record.host is not None and record.host.accelerator == "tcg"
+
     @property
     def pages(self) -> int:
         """How many pages a bind initialised."""
@@ -102,7 +106,7 @@ class Cell:
 def cells(record: Record) -> list[Cell]:
     """Return what the record has timed, in the order it ran."""
     binds = record.entries(BindEntry)
-    spaces = {space.id: space for space in record.entries(NamespaceEntry)}
+    spaces = samples.namespaces(record.entries(NamespaceEntry), binds)
     names = [kernel.name for kernel in record.entries(KernelEntry)]
     found = []
     for namespace, clock in dict.fromkeys((bind.namespace, bind.clock) for bind in binds):

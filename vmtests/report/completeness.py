@@ -61,6 +61,7 @@ def completeness(record: Record) -> Completeness:
             lacks.append(f"{cell.namespace.id}: {pairs} pairs of boots were dropped")
         lacks += list(cell.notes)
         binds, wanted, dropped = binds + here, wanted + there, dropped + pairs
+    lacks += record.rig_trouble
     checks = record.entries(MemmapEntry)
     blind = sum(check.pages_checked != check.pages_expected for check in checks)
     if blind:

@@ -34,7 +34,9 @@ def _timing(records: Sequence[Record]) -> Iterator[str]:
     for clock in ("icount", "wall"):
         for record in records:
             judged = [one for cell in cells(record) if cell.clock == clock for one in cell.found("rebind")]
-            if len(judged) == 1:
+            if judged and clock == "icount" and record.rig_trouble:
+                yield "The rig is broken: no count of this run means anything."
+            elif len(judged) == 1:
                 yield sentence(judged[0])
             elif judged:
                 what = "instruction counts" if clock == "icount" else "times"

@@ -26,7 +26,7 @@ def comparison_markdown(found: Comparison) -> str:
             f"{one.namespace} {one.metric}, {_kernels(one)}",
             " -> ".join(words.value(value, one.unit) for value in (one.base_value, one.patched_value)),
             f"{words.change(one.ratio)}{_interval(one.ci_low, one.ci_high)}",
-            f"{words.verdict(one)}, {words.sees(one.smallest_visible)}",
+            f"{words.verdict(one)}, {words.sees(one)}",
         )
         for one in found.entries
     ]
@@ -39,10 +39,11 @@ def comparison_markdown(found: Comparison) -> str:
         )
         for one in found.reproductions
     ]
-    table = statement.Table(("", "first, second", "change", "verdict"), tuple(rows))
+    shown = statement.Table(("", "first, second", "change", "verdict"), tuple(rows))
     parts = [statement.escaped(f"Warning: {text}.") for text in found.warnings]
-    clock = f"Clock: {words.CLOCKS[found.entries[0].clock]}."
-    return "\n\n".join([*parts, statement.markdown_table(table), statement.escaped(clock)])
+    first = found.entries[0]
+    clock = f"Clock: {words.clock(first.clock, emulated=first.emulated)}."
+    return "\n\n".join([*parts, statement.markdown_table(shown), statement.escaped(clock)])
 
 
 def _answer(one: Reproduction) -> str:

@@ -18,11 +18,6 @@ class Properties:
         self._record = record
         self._binds = self._checks = 0
 
-    @property
-    def timed(self) -> bool:
-        """Whether there are binds to compare."""
-        return bool(self._record.entries(BindEntry))
-
     def added(self) -> list[Property]:
         """Return the figures of the binds and memmap checks that were added since the last call."""
         binds, checks = self._record.entries(BindEntry), self._record.entries(MemmapEntry)

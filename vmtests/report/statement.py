@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vmtests.record import ComparisonEntry, DifferenceEntry, GuestEntry, KernelEntry, MemmapEntry, Record
-from vmtests.report import headline, words
+from vmtests.record import ComparisonEntry, DifferenceEntry, FlipEntry, GuestEntry, KernelEntry, MemmapEntry, Record
+from vmtests.report import headline, table, words
 from vmtests.report.cells import Cell, cells
 from vmtests.report.completeness import completeness
 
@@ -41,7 +41,9 @@ def blocks(record: Record) -> Iterator[Block]:
     for cell in timed:
         yield _measured(record, cell)
         yield _table(cell)
-        if said := " ".join(_verdict(one) for one in cell.found("rebind")):
+        if cell.clock == "icount" and record.rig_trouble:
+            yield from record.rig_trouble
+        elif said := " ".join(_verdict(one) for one in cell.found("rebind")):
             yield said
     yield from _memmap(record)
     if lacks := completeness(record).lacks:
@@ -65,7 +67,7 @@ def _measured(record: Record, cell: Cell) -> str:
         f"namespace, map={space.map}{align}, of {cell.pages} struct pages. Its driver was bound once and rebound "
         f"{words.count(rebinds, 'time')} {each} of each kernel. {_CLOCKS[cell.clock]}"
     )
-    if cell.clock == "wall" and host is not None and host.accelerator == "tcg":
+    if cell.emulated(record):
         text += " Under emulation (TCG) they are not comparable with hardware."
     return text
 
@@ -100,8 +102,8 @@ def _figure(value: float | None) -> str:
 
 
 def _verdict(one: ComparisonEntry) -> str:
-    seen = words.sees(one.smallest_visible)
-    return f"{headline.sentence(one)} The run {seen}." if seen.startswith("sees") else f"{headline.sentence(one)}"
+    seen = f" The run {words.sees(one)}." if one.smallest_visible is not None else ""
+    return f"{headline.sentence(one)}{seen}"
 
 
 def _memmap(record: Record) -> Iterator[str]:
@@ -130,9 +132,16 @@ def _memmap(record: Record) -> Iterator[str]:
                 pfn = f"{one['pfn']:#x}" if isinstance(one["pfn"], int) else str(one["pfn"])
                 text += f"; the first: pfn {pfn}, {one['field']} is {one['got']}, must be {one['wanted']}"
             yield f"{text}."
+    yield from (f"{line}." for line in proofs(record))
     for two in record.entries(DifferenceEntry):
         said = "are the same" if not two.mismatches else f"differ in {two.mismatches}"
         yield f"{two.pages_compared} struct pages of {two.base} and {two.patched}, {two.namespace}, {said}."
+
+
+def proofs(record: Record) -> list[str]:
+    """Return what is known of the checks themselves: the flipped bits that they found, and what they could not see."""
+    found = [table.flips(record.entries(FlipEntry)), table.not_checked(record.entries(MemmapEntry))]
+    return [line for text in found for line in text.splitlines()]
 
 
 def _kernels(record: Record) -> Iterator[str]:

@@ -46,7 +46,8 @@ def interval(comparison: ComparisonEntry) -> str:
 def smallest_visible(comparison: ComparisonEntry) -> str:
     """Return the smallest change that this run could have seen."""
     if comparison.smallest_visible is not None:
-        return f"{comparison.smallest_visible * 100:{'.0f' if comparison.smallest_visible >= 1 else '.2g'}} %"
+        percent = comparison.smallest_visible * 100
+        return f"{f'{percent:.2g}' if percent < 10 else f'{percent:.0f}'} %"
     if comparison.pairs <= FEW_PAIRS:
         return "too few pairs to see anything"
     return "not even a hundredfold change"
@@ -69,12 +70,10 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {head}{'' if number == 1 else 's'}{space}{tail}"
 
 
-def sees(smallest: float | None) -> str:
-    """Return the smallest change that a run could have seen, in words."""
-    if smallest is None:
-        return "too few pairs of boots, or too noisy, to see any change"
-    percent = smallest * 100
-    return f"sees changes from {f'{percent:.2g}' if percent < 10 else f'{percent:.0f}'} %"
+def sees(comparison: ComparisonEntry) -> str:
+    """Return what the run could have seen, as a clause."""
+    seen = smallest_visible(comparison)
+    return f"sees changes from {seen}" if comparison.smallest_visible is not None else seen
 
 
 def printable(text: str) -> str:
@@ -96,14 +95,6 @@ def change(ratio: float) -> str:
     """Return a ratio as a signed percentage."""
     # Nothing is no loss: without the sum, -0.001 % would be written -0.00 %.
     return f"{round((ratio - 1) * 100, 2) + 0.0:+.2f} %"
-
-
-def about(size_bytes: int) -> str:
-    """Return bytes in the unit that leaves one to four digits before the point: 98.4 GiB."""
-    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size_bytes >> shift:
-            return f"{size_bytes / (1 << shift):.1f} {unit}".replace(".0 ", " ")
-    return f"{size_bytes} B"
 
 
 def size(count: int) -> str:

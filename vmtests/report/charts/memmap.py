@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from vmtests.record import MemmapEntry, NamespaceEntry
+from vmtests.record import MemmapEntry
 from vmtests.report import words
 from vmtests.report.charts.style import INK, SOFT, WIDE, Chart, canvas, render
 
@@ -21,7 +21,7 @@ _INFO, _ALTMAP, _DATA = "#F0E442", "#56B4E9", "#f4f4f4"
 ROWS = 12
 
 
-def layout(space: NamespaceEntry, check: MemmapEntry) -> Chart | None:
+def layout(check: MemmapEntry) -> Chart | None:
     """Draw what lies where in a namespace; None when the record does not say where the range is."""
     if check.start_pfn is None or check.first_pfn is None or check.end_pfn is None:
         return None
@@ -38,7 +38,7 @@ def layout(space: NamespaceEntry, check: MemmapEntry) -> Chart | None:
         axes.text(
             (share + 1) / 2,
             0.85,
-            f"data: {pages - reserve:,} pages, {words.about((pages - reserve) * _PAGE)}",
+            f"data: {pages - reserve:,} pages, {words.size_about((pages - reserve) * _PAGE)}",
             ha="center",
             va="center",
         )
@@ -47,7 +47,7 @@ def layout(space: NamespaceEntry, check: MemmapEntry) -> Chart | None:
         axes.text(
             0.5,
             0.64,
-            f"to scale: {words.about(pages * _PAGE)} in {sections:,} sections of 128 MiB",
+            f"to scale: {words.size(pages * _PAGE)} in {sections:,} sections of 128 MiB",
             ha="center",
             va="top",
             fontsize=11,
@@ -72,9 +72,9 @@ def layout(space: NamespaceEntry, check: MemmapEntry) -> Chart | None:
             )
             axes.text(left, 0.11, place, ha="left", va="top", fontsize=11)
             left += width
-        said = f"{space.id}: " + "; ".join(f"{text} {place}".replace("\n", " ") for *_, text, place in parts)
+        said = f"{check.namespace}: " + "; ".join(f"{text} {place}".replace("\n", " ") for *_, text, place in parts)
         return Chart(
-            title=f"Layout of {space.id}",
+            title=f"Layout of {check.namespace}",
             caption="Above: the whole range, to scale. Below: its beginning, not to scale.",
             said=said,
             svg=render(drawn, said),
@@ -131,7 +131,7 @@ def wrong(check: MemmapEntry) -> Chart | None:
         gib = (1 << 30) // _PAGE
         step = 2 ** max(math.ceil(math.log2(pages / gib / 8)), -10) * gib
         ticks = [place * step for place in range(int(pages / step) + 1)]
-        axes.set_xticks(ticks, [words.about(int(tick) * _PAGE) if tick else "0" for tick in ticks])
+        axes.set_xticks(ticks, [words.size_about(int(tick) * _PAGE) if tick else "0" for tick in ticks])
         axes.set_xlabel(f"place in the range; pfn {check.start_pfn:#x} is 0")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)

@@ -20,7 +20,6 @@ from vmtests.record import (
     GuestEntry,
     KernelEntry,
     MemmapEntry,
-    NamespaceEntry,
     Record,
 )
 from vmtests.report import charts, headline, provenance, words
@@ -30,10 +29,12 @@ from vmtests.report.charts import Chart
 from vmtests.report.completeness import completeness
 from vmtests.report.gather import Gathered
 from vmtests.report.past import Past, past
+from vmtests.report.statement import proofs
 
 #: So many binds are drawn and listed one by one, and so many failed checks: a page stays below a megabyte.
 BINDS = 5000
 PICTURES = 6
+LAYOUTS = 8
 #: More binds than that do not say what they are when they are pointed at.
 TIPS = 1500
 
@@ -55,6 +56,7 @@ class CellView:
     """A cell, its table and its pictures."""
 
     cell: Cell
+    clock: str
     rows: tuple[KernelRow, ...]
     charts: tuple[Chart, ...]
 
@@ -96,7 +98,7 @@ def _record(record: Record, *, listed: bool, tips: bool) -> dict[str, Any]:
         "record": record,
         "started": provenance.started(record),
         "complete": completeness(record),
-        "cells": [CellView(cell, tuple(_rows(cell)), tuple(_charts(cell, dots=listed, tips=tips))) for cell in seen],
+        "cells": [_cell(record, cell, dots=listed, tips=tips) for cell in seen],
         "listed": listed,
         "checks": checks,
         "wrong": [
@@ -104,6 +106,7 @@ def _record(record: Record, *, listed: bool, tips: bool) -> dict[str, Any]:
             for place, check in enumerate(check for check in checks if check.mismatches)
         ],
         "layouts": list(_layouts(record)),
+        "proofs": proofs(record),
         "differences": record.entries(DifferenceEntry),
         "kernels": record.entries(KernelEntry),
         "guests": record.entries(GuestEntry),
@@ -112,6 +115,11 @@ def _record(record: Record, *, listed: bool, tips: bool) -> dict[str, Any]:
         "samples": provenance.samples(record) if seen and listed else "",
         "again": provenance.again(record),
     }
+
+
+def _cell(record: Record, cell: Cell, *, dots: bool, tips: bool) -> CellView:
+    clock = words.clock(cell.clock, emulated=cell.emulated(record))
+    return CellView(cell, clock, tuple(_rows(cell)), tuple(_charts(cell, dots=dots, tips=tips)))
 
 
 def _rows(cell: Cell) -> Iterator[KernelRow]:
@@ -142,13 +150,12 @@ def _charts(cell: Cell, *, dots: bool, tips: bool) -> Iterator[Chart]:
 
 
 def _layouts(record: Record) -> Iterator[Chart]:
-    spaces = {space.id: space for space in record.entries(NamespaceEntry)}
-    drawn = set()
+    drawn: dict[tuple[str, int | None, int | None], Chart] = {}
     for check in record.entries(MemmapEntry):
-        space = spaces.get(check.namespace)
-        if space is not None and space.id not in drawn and (chart := charts.layout(space, check)) is not None:
-            drawn.add(space.id)
-            yield chart
+        place = (check.namespace, check.start_pfn, check.end_pfn)
+        if place not in drawn and len(drawn) < LAYOUTS and (chart := charts.layout(check)) is not None:
+            drawn[place] = chart
+    yield from drawn.values()
 
 
 @dataclass(frozen=True)
@@ -201,9 +208,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "about": words.about,
+        "about": words.size_about,
         "change": lambda ratio: words.typeset(words.change(ratio)),
         "figure": lambda value: "-" if value is None else f"{value:.2f}",
+        "interval": words.interval,
         "sees": words.sees,
         "size": words.size,
         "typeset": words.typeset,
@@ -212,7 +220,7 @@ def _environment() -> jinja2.Environment:
         "hex": lambda value: f"{value:#x}" if isinstance(value, int) else value,
     }
     environment.globals |= {
-        "clocks": words.CLOCKS,
+        "clock": words.clock,
         "count": words.count,
         "css": Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),
     }
