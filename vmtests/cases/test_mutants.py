@@ -178,7 +178,7 @@ def count_instructions(run: Run, name: str | None, mutant: Mutant, counts: dict[
         )
     if found.verdict != "same":
         raise HostFailure(
-            f"{other}, {mutant.kind}: {found.patched_value:.2f} instructions a page for {found.base_value:.2f} {right}, "
+            f"{other}, {mutant.kind}: {found.patched_value:.2f} instructions a page for {found.base_value:.2f}, "
             f"which is {found.verdict!r}: neither a catch nor a pass"
         )
 
