@@ -160,22 +160,26 @@ def difference(run: Run, bench: Bench, digests: dict[str, Digest]) -> None:
 
 def count_instructions(run: Run, name: str | None, mutant: Mutant, counts: dict[str, list[BindEntry]]) -> None:
     """Count a bind's instructions, and hold them against those of the same kernel without the mutant."""
+    right, other = "without a mutant", name or "without one again"
 
-    def binds(name: str | None) -> list[BindEntry]:
+    def binds(name: str | None, called: str) -> list[BindEntry]:
         with mutated(run, name, mutant, clock="icount") as bench:
             bench.create_namespace()
-            return [replace(bind.entry, kernel=name or "none") for bind in bench.rebind(2)]
+            return [replace(bind.entry, kernel=called) for bind in bench.rebind(2)]
 
     if mutant.kind not in counts:
-        counts[mutant.kind] = binds(None)
-    found = verdict.compare(
-        [*counts[mutant.kind], *binds(name)], "none", name or "none", mutant.kind, "icount", "rebind"
-    )
+        counts[mutant.kind] = binds(None, right)
+    both = [*counts[mutant.kind], *binds(name, other)]
+    found = verdict.compare(both, right, other, mutant.kind, "icount", "rebind")
     assert found is not None, "both were bound twice"
     if found.verdict == "slower":
         raise KernelFailure(
-            f"mutant {name}, {mutant.kind}: more instructions, {found.patched_value:.2f} a page for "
-            f"{found.base_value:.2f}"
+            f"{other}, {mutant.kind}: more instructions, {found.patched_value:.2f} a page for {found.base_value:.2f}"
+        )
+    if found.verdict != "same":
+        raise HostFailure(
+            f"{other}, {mutant.kind}: {found.patched_value:.2f} instructions a page for {found.base_value:.2f}, "
+            f"which is {found.verdict!r}: neither a catch nor a pass"
         )
 
 
