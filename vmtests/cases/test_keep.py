@@ -56,6 +56,11 @@ def test_keep(run: Run, tmp_path: Path) -> None:
             assert subprocess.run(check, capture_output=True, check=False).returncode == ExitCode.KERNEL_FAILED
         assert "0 wrong" in output(check)
 
+        file = str(tmp_path / "vmcore")
+        assert f"vmtests memmap check {file}" in output([*VMTESTS, "vmcore", "--guest", guest.name, "-o", file])
+        assert "1,031,680 of 1,031,680 struct pages checked" in output([*VMTESTS, "memmap", "check", file])
+        assert output([*ways["ssh"], "uname -r"]) == guest.kernel.release
+
         supervisor = psutil.Process(int((guest.files / "supervisor.pid").read_text()))
         qemu = supervisor.children()
         assert output([*VMTESTS, *ways["vmtests"][1:]]) == f"ended {guest.name}"

@@ -193,7 +193,7 @@ def test_what_the_document_shows(panicked: Dump, monkeypatch: pytest.MonkeyPatch
 def test_evidence_of_a_wrong_memmap(run: Run, tmp_path: Path) -> None:
     """A run that finds a wrong page leaves the guest's dump, and in that the same page is wrong."""
     run.kernel("base")
-    patch = data.folder("kernels") / "mutants/reserve-page.patch"
+    patch = data.folder("kernels") / "mutants/m07-fsdax-refcount.patch"
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "vmtests.cases.test_rebind",
          "-k", "patch", "--patch", patch, "--pmem-size", "4G", "--rebinds", "1", "--record", tmp_path / "out"],

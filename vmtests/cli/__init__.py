@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import boot, clean, compare, crash, history, host, kernel, memmap, report
+from vmtests.cli import boot, clean, compare, crash, history, host, kernel, memmap, report, vmcore
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -26,6 +26,7 @@ examples:
   vmtests boot patched                               a guest to be looked into by ssh, drgn and gdb
   vmtests memmap check GUEST                         every struct page of a guest that `pytest --keep` has left
   vmtests memmap check FILE                          the same in a dump that vmtests wrote
+  vmtests vmcore --guest GUEST -o FILE               the dump of such a guest, without its holes
   vmtests crash FILE                                 crash(8), new enough for the kernel, on a dump
   vmtests clean                                      which guests were left, how to get in, and what the caches take
 
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, report, compare, history, boot, memmap, crash, clean):
+    for verb in (host, kernel, report, compare, history, boot, memmap, vmcore, crash, clean):
         verb.add(verbs)
     return parser
 

@@ -95,6 +95,7 @@ class Kept:
                 ways.append(shlex.join(["gdb", vmlinux, "-ex", f"target remote {self.gdb_socket}"]))
         if self.memmaps():
             ways.append(f"vmtests memmap check {self.name}")
+        ways.append(f"vmtests vmcore --guest {self.name} -o {self.name}.vmcore")
         return [*ways, f"vmtests clean {self.name}"]
 
     def memmaps(self) -> list[dict[str, Any]]:
