@@ -404,6 +404,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(
         summary.render(run.record, width=max(120, terminalreporter._tw.fullwidth), colour=colour)
     )
-    for guest in run.kept:
+    for guest in run.keeping.guests:
         terminalreporter.write_line("")
         terminalreporter.write_line(summary.kept(guest.name, guest.kernel.name, guest.why, guest.ways_in()))

@@ -13,7 +13,7 @@ from typing import Any
 
 from vmtests import host, image, kernel
 from vmtests.errors import ExitCode, HostFailure, UsageError, VmtestsError
-from vmtests.guest import Guest, Keeper, Kept, Machine, Workspace, boot, kept
+from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
 from vmtests.kernel import Kernel, Recipe
@@ -26,6 +26,7 @@ from vmtests.run import unprobed, verdicts
 from vmtests.run.bench import Bench
 from vmtests.run.dumps import NAME as DUMP
 from vmtests.run.dumps import Dumps
+from vmtests.run.keeping import Keeping
 from vmtests.run.options import Options
 from vmtests.run.pairs import Pairs
 from vmtests.run.sealed import SealedBench
@@ -59,9 +60,7 @@ class Run:
         self._announced = False
         self._guests = 0
         self._failures: list[str] = []
-        #: The guests that --keep has left running: of failed tests, and the last of a test that passed.
-        self.kept: list[Kept] = []
-        self._passed: Kept | None = None
+        self.keeping = Keeping(self._failures, progress.say)
         Workspace.sweep()
 
     @cached_property
@@ -110,7 +109,7 @@ class Run:
     def take(self, document: dict[str, Any], clock: str | None, guests: Sequence[str]) -> None:
         """Take over what a worker of this run has recorded, the clock that it used, and the guests that it has left."""
         self.record.merge(document)
-        self.kept += [guest for guest in kept.find_all() if guest.name in guests]
+        self.keeping.take(guests)
         if clock is not None:
             self.clock = clock
 
@@ -200,7 +199,7 @@ class Run:
         machine = self.machine(counted=counted, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
         with ExitStack() as stack:
             folder = stack.enter_context(self.evidence(name))
-            keeper = self._keeper() if self.options.keep else None
+            keeper = self.keeping.keeper() if self.options.keep else None
             with self.progress.task(f"{name}: boot"):
                 guest = stack.enter_context(
                     boot(
@@ -362,30 +361,6 @@ class Run:
             with suppress(FileExistsError):
                 folder.mkdir()
                 return folder
-
-    def _keeper(self) -> Keeper:
-        """Return what keeps the guests of all tests that fail, and of those that pass the last one."""
-        before = len(self._failures)
-        passed = False
-
-        def wanted(error: BaseException | None) -> str:
-            nonlocal passed
-            # A fixture's context does not see the test's failure, which has been noted by then.
-            passed = error is None and len(self._failures) == before
-            if passed:
-                return "the last test that passed"
-            return self._failures[-1] if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
-
-        def note(guest: Kept) -> None:
-            self.progress.say(f"  {guest.kernel.name}: kept as {guest.name}")
-            if passed and self._passed is not None:
-                kept.end(self._passed)
-                self.kept.remove(self._passed)
-            if passed:
-                self._passed = guest
-            self.kept.append(guest)
-
-        return Keeper(wanted, note)
 
     def note_host(self, machine: Machine, cpu_warnings: tuple[str, ...]) -> None:
         """Note the host, and what its accelerator lacks of the guests' CPU model."""

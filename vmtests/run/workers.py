@@ -62,7 +62,7 @@ def report(workeroutput: dict[str, Any], codes: Sequence[ExitCode], left_out: in
         "left_out": left_out,
         "document": None if run is None else run.record.document(ExitCode.PASSED),
         "clock": None if run is None else run.clock_used,
-        "kept": [] if run is None else [guest.name for guest in run.kept],
+        "kept": [] if run is None else [guest.name for guest in run.keeping.guests],
     }
 
 
