@@ -76,19 +76,24 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def qemu_of(
-    process: subprocess.Popen[str], holds: str = "nvdimm0", seconds: float = 300
-) -> tuple[psutil.Process, Path]:
-    """Wait until the run has a guest that holds this file, an NVDIMM's; return its QEMU and the folder of its files."""
+def qemus_of(process: subprocess.Popen[str], seconds: float = 300) -> Iterator[psutil.Process]:
+    """Yield the QEMUs that the run has now, again and again, until it ends or the deadline passes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error, FileNotFoundError):
-                for file in child.open_files() if "qemu" in child.name() else ():
-                    if Path(file.path).name == holds:
-                        return child, Path(file.path).parent
+        with contextlib.suppress(psutil.Error):
+            yield from (one for one in psutil.Process(process.pid).children(recursive=True) if "qemu" in one.name())
         time.sleep(0.05)
     raise AssertionError(f"the run had no guest: {process.stdout.read() if process.stdout else ''}")
+
+
+def guest_of(process: subprocess.Popen[str]) -> tuple[psutil.Process, Path]:
+    """Wait until the run has a guest with an NVDIMM; return its QEMU and the folder of its files."""
+    for qemu in qemus_of(process):
+        with contextlib.suppress(psutil.Error, FileNotFoundError):
+            for file in qemu.open_files():
+                if Path(file.path).name == "nvdimm0":
+                    return qemu, Path(file.path).parent
+    raise AssertionError("unreachable: the wait for a guest has ended by itself")
 
 
 def assert_gone(qemu: psutil.Process, files: Path) -> None:
@@ -140,7 +145,7 @@ def test_after_qemu_was_killed(run: Run) -> None:
 def test_after_a_signal(run: Run, tmp_path: Path, number: signal.Signals, code: int) -> None:
     run.kernel("base")
     with running(pytest_of_its_own(tmp_path / "out", *SMALL)) as process:
-        left = qemu_of(process)
+        left = guest_of(process)
         process.send_signal(number)
         process.communicate(timeout=30)
         assert_gone(*left)
@@ -152,7 +157,7 @@ def test_after_all_workers_were_killed(run: Run, tmp_path: Path) -> None:
     run.kernel("base")
     with running(pytest_of_its_own(tmp_path / "out", *SMALL, "-n", "1")) as process:
         workers = psutil.Process(process.pid).children()
-        left = qemu_of(process)
+        left = guest_of(process)
         workers = psutil.Process(process.pid).children()
         process.kill()
         psutil.wait_procs(workers, timeout=SECONDS)
@@ -178,10 +183,10 @@ def test_after_a_full_disk(run: Run, tmp_path: Path) -> None:
     run.kernel("base")
     command = pytest_of_its_own(tmp_path / "out", *SMALL)
     with running(in_a_namespace(FULL_DISK, workspace.guests(), command)) as process:
-        left = qemu_of(process, "ram")  # it may be dead before it has opened the NVDIMM's
+        qemu = next(qemus_of(process))  # it may be dead before it has opened its NVDIMM
         said, _ = process.communicate(timeout=300)
-        psutil.wait_procs([left[0]], timeout=SECONDS)
-        assert not left[0].is_running()
+        psutil.wait_procs([qemu], timeout=SECONDS)
+        assert not qemu.is_running()
     assert process.returncode == ExitCode.HOST_FAILED, said
     assert said.splitlines()[-1] == "[]"
 
@@ -191,7 +196,7 @@ def test_with_a_full_dev_shm(run: Run, tmp_path: Path) -> None:
     run.kernel("base")
     command = pytest_of_its_own(tmp_path / "out", *SMALL)
     with running(in_a_namespace(FULL_SHM, Path("/dev/shm"), command)) as process:
-        left = qemu_of(process)
+        left = guest_of(process)
         said, _ = process.communicate(timeout=300)
         assert_gone(*left)
     assert process.returncode == ExitCode.PASSED, said
