@@ -8,6 +8,8 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,13 +32,23 @@ def run(*argv: str | Path, **env: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, env={**os.environ, **env})
 
 
-@pytest.fixture(scope="session")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("gpg")
+@contextmanager
+def signer(home: Path, name: str, keyring: Path) -> Iterator[None]:
+    """Make a key in the folder and export it; the agent that gpg starts for it ends with the block."""
     home.chmod(0o700)
-    run("gpg", "--batch", "--passphrase", "", "--quick-generate-key", "tester", "ed25519", "sign", GNUPGHOME=str(home))
-    run("gpg", "--batch", "--output", home / "key.gpg", "--export", GNUPGHOME=str(home))
-    return home
+    run("gpg", "--batch", "--passphrase", "", "--quick-generate-key", name, "ed25519", "sign", GNUPGHOME=str(home))
+    run("gpg", "--batch", "--output", keyring, "--export", GNUPGHOME=str(home))
+    try:
+        yield
+    finally:
+        run("gpgconf", "--kill", "gpg-agent", GNUPGHOME=str(home))
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("gpg")
+    with signer(home, "tester", home / "key.gpg"):
+        yield home
 
 
 class Repository:
@@ -141,11 +153,11 @@ def test_what_another_key_signed_is_not_used(repository: Repository, tmp_path: P
     mirror = Mirror(repository.mirror.uri, "old", tmp_path / "other.gpg")
     with pytest.raises(HostFailure, match=r"other.gpg is missing"):
         Archive.open(mirror=mirror)
-    (tmp_path / "home").mkdir(mode=0o700)
-    home = {"GNUPGHOME": str(tmp_path / "home")}
-    run("gpg", "--batch", "--passphrase", "", "--quick-generate-key", "mallory", "ed25519", "sign", **home)
-    run("gpg", "--batch", "--output", mirror.keyring, "--export", **home)
-    with pytest.raises(HostFailure, match="cannot be reached"):
+    (tmp_path / "home").mkdir()
+    with (
+        signer(tmp_path / "home", "mallory", mirror.keyring),
+        pytest.raises(HostFailure, match="cannot be reached"),
+    ):
         Archive.open(mirror=mirror)
 
 
