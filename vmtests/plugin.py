@@ -333,7 +333,9 @@ def sealed(request: pytest.FixtureRequest, run: Run) -> SealedBench:
     kernel, spec, boot = request.param
     run.prepare()
     run.needs(boot)
-    return run.sealed(kernel, spec, boot, timed=True)
+    from vmtests.run.sealed import SealedBench
+
+    return SealedBench(run, kernel, spec, boot, timed=True)
 
 
 @pytest.hookimpl(wrapper=True)

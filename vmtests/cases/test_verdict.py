@@ -12,6 +12,7 @@ from vmtests.cases.test_wrong_kernels import wrong_kernel
 from vmtests.pmem import NamespaceSpec
 from vmtests.record import BindEntry, ComparisonEntry
 from vmtests.run.run import Run
+from vmtests.run.sealed import SealedBench
 from vmtests.timing import rig, verdict
 
 SIZE = 4 << 30
@@ -27,7 +28,7 @@ def ssh_boot(run: Run, kernel: str, boot: int) -> list[BindEntry]:
 
 def sealed_boot(run: Run, kernel: str, boot: int) -> list[BindEntry]:
     """Count in a guest that is left alone."""
-    bench = run.sealed(kernel, NamespaceSpec(), boot, pmem_size=SIZE)
+    bench = SealedBench(run, kernel, NamespaceSpec(), boot, pmem_size=SIZE)
     return [bind.entry for bind in bench.rebind(REBINDS)]
 
 

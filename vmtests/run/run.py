@@ -29,7 +29,6 @@ from vmtests.run.dumps import Dumps
 from vmtests.run.keeping import Keeping
 from vmtests.run.options import Options
 from vmtests.run.pairs import Pairs
-from vmtests.run.sealed import SealedBench
 from vmtests.timing import dmesg
 from vmtests.timing.probes import armed
 
@@ -159,7 +158,8 @@ class Run:
             dimm_bytes=dimm_bytes,
         )
 
-    def _announce(self, spec: NamespaceSpec) -> None:
+    def announce(self, spec: NamespaceSpec) -> None:
+        """Say, once, what the run runs on."""
         if not self._announced:
             self._announced = True
             self.progress.say(
@@ -256,7 +256,7 @@ class Run:
         """
         size = self.options.pmem_size if pmem_size is None else pmem_size
         clock = clock or (self.clock if timed else "wall")
-        self._announce(spec)
+        self.announce(spec)
         with ExitStack() as stack:
             guest = stack.enter_context(
                 self.guest(
@@ -298,13 +298,6 @@ class Run:
                 rebinds=self.options.rebinds,
                 timed=timed,
             )
-
-    def sealed(
-        self, name: str, spec: NamespaceSpec, number: int, *, pmem_size: int | None = None, timed: bool = False
-    ) -> SealedBench:
-        """Return the bench of one boot on the sealed rig; parameters as for `bench`."""
-        self._announce(spec)
-        return SealedBench(self, name, spec, number, pmem_size or self.options.pmem_size, timed)
 
     @contextmanager
     def in_turns(

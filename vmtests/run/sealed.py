@@ -23,17 +23,25 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class SealedBench:
-    """What a test of the sealed rig holds.
+    """What a test of the sealed rig holds: one boot of one kernel.
 
-    `kernel` is by name, `boot` counts from 0. `timed`: its binds are samples of the run's timing.
+    Attributes:
+        kernel: by name.
+        boot: which of this kernel it is, from 0.
+        pmem_size: bytes; what the options say by default.
+        timed: whether its binds are samples of the run's timing.
     """
 
     run: Run
     kernel: str
     spec: NamespaceSpec
     boot: int
-    pmem_size: int
-    timed: bool
+    pmem_size: int | None = None
+    timed: bool = False
+
+    @property
+    def _size(self) -> int:
+        return self.run.options.pmem_size if self.pmem_size is None else self.pmem_size
 
     @property
     def rebinds(self) -> int:
@@ -43,6 +51,7 @@ class SealedBench:
     def rebind(self, times: int) -> tuple[Bind, ...]:
         """Boot, bind `times` times after the first bind, which is no sample here, and return these binds."""
         run, built = self.run, self.run.kernel(self.kernel)
+        run.announce(self.spec)
         prepared = self._prepared()
         if built.vmlinux is None:
             raise HostFailure(f"kernel {built.name} has no debug info, by which the probes find the pgmap's fields")
@@ -90,15 +99,15 @@ class SealedBench:
     def _prepared(self) -> Prepared:
         """Return the namespace, made once by ndctl in a guest of the base kernel, and kept in the cache."""
 
-        key = f"{self.spec.id}-{self.pmem_size}-{_FORMAT}"
+        key = f"{self.spec.id}-{self._size}-{_FORMAT}"
         return Prepared.load(cache.entry("namespaces", key, self._make))
 
     def _make(self, folder: Path) -> None:
         base = self.run.options.kernel_names()[0]
         with (
             self.run.guest(base, 0) as guest,
-            BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(self.pmem_size)) as backing,
+            BackingFile.create(guest.workspace.files / "nvdimm0", Nvdimm.backing_bytes(self._size)) as backing,
         ):
-            region = plug(guest, Nvdimm("nvdimm0", backing.path, self.pmem_size))
+            region = plug(guest, Nvdimm("nvdimm0", backing.path, self._size))
             with self.run.progress.task(f"{self.spec.id}: prepared for sealed guests"):
                 Prepared.take(create_namespace(guest, region, self.spec)).save(folder)
