@@ -31,7 +31,7 @@ def _ran(tmp_path: Path, asked: dict[str, Any], *arguments: str) -> tuple[Record
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "FAKE_RUN": json.dumps(asked)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert (tmp_path / "out.xml").exists(), done.stdout + done.stderr
     root = ElementTree.parse(tmp_path / "out.xml").getroot()
