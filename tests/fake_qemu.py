@@ -150,6 +150,11 @@ class Qemu:
 
         # dropbear's format: the string "ssh-ed25519", the length 64, seed, public key.
         seed = os.urandom(32) if "other-host-key" in self.words else host_key[19:51]
+        hangs_up = next((int(word[len("hangs-up=") :]) for word in self.words if word.startswith("hangs-up=")), 0)
+        for _ in range(hangs_up):
+            with self.server.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-hasty\r\n")
+                connection.recv(100)
         connection, _ = self.server.accept()
         ecdsa = "ecdsa-host-key" in self.words
         fake_sshd.serve(connection, None if ecdsa else seed, authorized_key.split()[1].decode(), self.command)

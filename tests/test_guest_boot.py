@@ -203,6 +203,14 @@ def test_wrong_host_key(start: Booter, word: str) -> None:
         start(word).__enter__()
 
 
+def test_server_that_hangs_up(start: Booter) -> None:
+    """A guest whose clock jumps may find us slow; one that always does is wrong."""
+    with start("hangs-up=2") as guest:
+        assert guest.run(["true"]).status == 0
+    with pytest.raises(KernelFailure, match="logging in to the guest failed: the server hangs up"):
+        start("hangs-up=100").__enter__()
+
+
 def test_interrupted(start: Booter) -> None:
     with pytest.raises(KeyboardInterrupt), start() as guest:
         threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import logging
 import shlex
 import socket
@@ -20,6 +21,9 @@ from vmtests.guest.keys import KIND, Keys
 from vmtests.guest.log import CappedLog, printable
 
 USER = "root"
+#: How often to log in. Dropbear hangs up on whoever takes longer than 5 minutes, and while a guest under icount is idle
+#: its clock jumps: on a busy host that much of its time may pass between two of our packets.
+ATTEMPTS = 5
 #: Sent now and then, so that a connection that has died on the way ends.
 KEEPALIVE_SECONDS = 10
 #: The memory that the output of one command may take.
@@ -123,23 +127,35 @@ class Shell:
         self._log = log
         self._death = death
         self._patience = patience
+        seconds = 20 * patience
+        attempts = itertools.count(1)
+        while not self._logged_in(port, keys, seconds, last=next(attempts) == ATTEMPTS):
+            self.close()
+
+    def _logged_in(self, port: int, keys: Keys, seconds: float, *, last: bool) -> bool:
+        """Log in and return True, or False when the server has hung up without a word; on the last attempt raise."""
         self._client = paramiko.SSHClient()
         self._client.get_host_keys().add(f"[127.0.0.1]:{port}", KIND, keys.pinned())
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        seconds = 20 * patience
         self._socket = socket.socket()
+        death = self._death
         try:
             death.call(lambda: self._connect(port, keys, seconds), seconds, "logging in to the guest")
         except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, EOFError) and death.cause is None and not last:
+                return False
             self.close()
             death.settle()
             death.check("logging in to the guest")
             raise KernelFailure(
-                f"logging in to the guest failed: {printable(str(error))}", output=death.tail(), evidence=death.evidence
+                f"logging in to the guest failed: {printable(str(error)) or 'the server hangs up'}",
+                output=death.tail(),
+                evidence=death.evidence,
             ) from error
         except BaseException:
             self.close()
             raise
+        return True
 
     def _connect(self, port: int, keys: Keys, seconds: float) -> None:
         self._socket.settimeout(seconds)
