@@ -142,13 +142,14 @@ class Shell:
         try:
             death.call(lambda: self._connect(port, keys, seconds), seconds, "logging in to the guest")
         except (paramiko.SSHException, OSError, EOFError) as error:
-            if isinstance(error, EOFError) and death.cause is None and not last:
+            hung_up = isinstance(error, EOFError | ConnectionResetError)
+            if hung_up and death.cause is None and not last:
                 return False
             self.close()
             death.settle()
             death.check("logging in to the guest")
             raise KernelFailure(
-                f"logging in to the guest failed: {printable(str(error)) or 'the server hangs up'}",
+                f"logging in to the guest failed: {'the server hangs up' if hung_up else printable(str(error))}",
                 output=death.tail(),
                 evidence=death.evidence,
             ) from error
