@@ -132,6 +132,16 @@ def test_boots_end_when_the_verdict_is_clear(tmp_path: Path) -> None:
     assert all(one.emulated for one in found.entries(ComparisonEntry))
 
 
+def test_what_comes_after_boots_that_are_not_needed(tmp_path: Path) -> None:
+    """The last boot that ran leaves its module, though the next test would have been of the same."""
+    (tmp_path / "test_following.py").write_text("def test_following():\n    pass\n")
+    arguments = ("--clock", "wall", "-k", "rebind or following", str(tmp_path / "test_following.py"))
+    code, output, _ = _whole_run(tmp_path, {"factors": {"patched": 0.9}}, *arguments)
+    assert "28 boots were not needed" in output
+    assert "13 passed" in output
+    assert code == ExitCode.PASSED
+
+
 def test_a_boot_that_dies_inside_a_pair(tmp_path: Path) -> None:
     """Its test is red, its pair is dropped and counted, and the run goes on to a verdict on the others."""
     drawn: dict[str, object] = {"factors": {"patched": 0.9}, "dead": [["patched", 2]]}

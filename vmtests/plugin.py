@@ -292,7 +292,7 @@ def _boot(item: pytest.Item) -> int | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Pass over a boot whose pair is not needed any more: deselected, and counted in the summary with the reason."""
     run, boot = item.config.stash.get(_RUN, None), _boot(item)
     is_worker = hasattr(item.config, "workerinput")  # which knows nothing of the other workers' boots
@@ -300,6 +300,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         return None
     item.config.stash[_NOT_NEEDED] += 1
     item.ihook.pytest_deselected(items=[item])
+    # The test before has kept what this one would have shared with it, such as their module.
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
