@@ -125,10 +125,8 @@ def every_page_of_two_at_once(bench: Bench) -> None:
 
 
 def events(bench: Bench) -> None:
-    """Switch the event page_ref_set on and off during binds, and count it."""
-    toggle_during_binds(bench)
-    bench.destroy_namespace()
-    count_events(bench)
+    """Count the event page_ref_set, and switch it on and off during binds."""
+    toggle_during_binds(bench, count_events(bench, bench.create_namespace()))
 
 
 def use_it(bench: Bench, map_file: bytes) -> None:
