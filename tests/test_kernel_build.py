@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,10 +109,41 @@ def test_another_config_compiles_what_depends_on_it(tree: Path) -> None:
     other = kernel.build(recipe_of(tree, fragment=fake_kernel.FRAGMENT + "CONFIG_NUMA=y\n"))
     assert compiled(other) == ["mm/mm_init.o"]
     assert other.config_values()["CONFIG_NUMA"] == "y"
-    # The nearest by config, and of this source only.
-    (tree / "README").write_text("new\n")
+
+
+def test_another_source_compiles_everything(tree: Path, tmp_path: Path) -> None:
+    kernel.build(recipe_of(tree))
+    other = fake_kernel.make(tmp_path / "other")
+    (other / "README").write_text("not a commit of that repository\n")
+    fake_kernel.commit(other)
+    assert len(compiled(kernel.build(recipe_of(other)))) == 2
+
+
+def test_another_commit_compiles_what_differs(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "lib/string.c").write_text("int other;\n")
     fake_kernel.commit(tree)
-    assert len(compiled(kernel.build(recipe_of(tree)))) == 2
+    # Its tree is there before anything is built: its files must not be taken for older than the other's objects.
+    source = importlib.import_module("vmtests.kernel.source")
+    source.find(f"{tree}@HEAD", "7.3").tree()
+    first = kernel.build(replace(recipe_of(tree), source=f"{tree}@HEAD~1"))
+    assert len(compiled(first)) == 2
+    second = kernel.build(replace(recipe_of(tree), source=f"{tree}@HEAD"))
+    assert compiled(second) == ["lib/string.o"]
+    # It has no objects of its own, so a variant of it starts from the first one's too.
+    assert not (second.image.parent / "objects").exists()
+    patch = fake_kernel.patch(tree, "mm/mm_init.c", "int page7;", "long page7;", tree.parent / "a.patch")
+    assert sorted(compiled(kernel.build(recipe_of(tree, patch)))) == ["lib/string.o", "mm/mm_init.o"]
+    # They are kept where that saves much.
+    monkeypatch.setattr(building, "_WORTH_KEEPING", 1)
+    (tree / "lib/string.c").write_text("int third;\n")
+    fake_kernel.commit(tree)
+    third = kernel.build(recipe_of(tree))
+    assert compiled(third) == ["lib/string.o"]
+    assert (third.image.parent / "objects").is_dir()
+    vmlinux = third.vmlinux
+    assert vmlinux is not None
+    assert b"third" in vmlinux.read_bytes()
+    assert b"other" not in vmlinux.read_bytes()
 
 
 def test_uncommitted_edits_are_a_variant_too(tree: Path) -> None:

@@ -1,8 +1,9 @@
 """Building kernels in the cache: once for each content, and only what a patch changes.
 
 An entry `kernels/KEY/` has bzImage, vmlinux, config, System.map, build.log and kernel.json. That of a kernel without
-patches has its objects too: a variant, which has the same source, config and compiler, starts from a copy of them. So
-does a kernel with another config: kbuild knows for each object which options it depends on (scripts/basic/fixdep.c).
+patches has its objects too, unless few were compiled for it: a variant, which has the same source, config and compiler,
+starts from a copy of them. So does a kernel with another config: kbuild knows for each object which options it depends
+on (scripts/basic/fixdep.c); and one of another commit, whose files that differ are made newer than the objects.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _FORMAT = 1
 
 # A build's tree, objects and results, and the source, with room to spare.
 _ROOM = 5 << 30
+
+# A kernel that took fewer new objects does not keep them: whoever comes next starts where it did.
+_WORTH_KEEPING = 100
 
 # What linking makes anew in any case, as patterns in the build folder.
 _LINKED = (
@@ -211,16 +215,11 @@ class _Plan:
 
     def fill_object(self, to: Path, target: str) -> None:
         """Compile one file into the folder of a new entry, with what is built already of the nearest kernel."""
-        tree = self._patched(to / "linux")
-        make = Make(tree, tree / "build", self.toolchain)
-        if (nearest := self._nearest()) is not None:
-            make.adopt(nearest / "objects")
-        else:
-            make.build.mkdir()
+        make, _ = self._begin(to / "linux")
         (make.build / ".config").write_bytes(self.config().read_bytes())
         make(target, what=f"compiling {target} of kernel {self.recipe.name} failed", seconds=1800)
         (make.build / target).rename(to / Path(target).name)
-        shutil.rmtree(tree)
+        shutil.rmtree(make.tree)
 
     def _fill(self, to: Path) -> None:
         """Build into the folder of a new entry."""
@@ -231,23 +230,19 @@ class _Plan:
                 f"building a kernel needs {_ROOM >> 30} GiB and {cache.root()} has {free / (1 << 30):.1f} GiB free:"
                 " make room, or set XDG_CACHE_HOME to a folder with more"
             )
-        base = self._base(to) if self.patches else self._nearest()
-        tree = self._patched(to / "linux")
-        build = tree / "build"
-        make = Make(tree, build, self.toolchain)
-        if base is not None:
-            make.adopt(base / "objects")
-        else:
-            build.mkdir()
+        if self.patches:
+            self._base(to)
+        make, adopted = self._begin(to / "linux")
+        tree, build = make.tree, make.build
         content = self.config().read_bytes()
-        if base is None or (build / ".config").read_bytes() != content:
+        if not adopted or (build / ".config").read_bytes() != content:
             (build / ".config").write_bytes(content)
-        self._compile(make, to / "build.log")
+        compiled = self._compile(make, to / "build.log")
         release = (build / "include/config/kernel.release").read_text().strip()
         shutil.copy(build / ".config", to / "config")
         for name in ("arch/x86/boot/bzImage", "vmlinux", "System.map"):
             (build / name).rename(to / Path(name).name)
-        if not self.patches:
+        if not self.patches and (not adopted or compiled >= _WORTH_KEEPING):
             for pattern in _LINKED:
                 for path in build.glob(pattern):
                     path.unlink()
@@ -257,40 +252,61 @@ class _Plan:
             "release": release,
             "config_sha256": hashlib.sha256((to / "config").read_bytes()).hexdigest(),
             "source": self.source.title,
+            "identity": self.source.identity,
             "compiler": self.toolchain.compiler,
             "linker": self.toolchain.linker,
             "patches": [patch.to_json() for patch in self.patches],
         }
         (to / "kernel.json").write_text(json.dumps(said, indent=1) + "\n")
 
-    def _base(self, to: Path) -> Path | None:
-        """Return the entry of the same kernel without patches, or None if it does not build."""
+    def _base(self, to: Path) -> None:
+        """Build the same kernel without patches first, if it does build: it is wanted by itself most of the time."""
         base = replace(self, patches=(), is_base=True)
         if cache.find("kernels", base.key()) is None:
             # Minutes are better spent once it is known that the patches apply. The tree is not kept: what make compiles
             # again are the files that are newer than the base's objects.
             shutil.rmtree(self._patched(to / "trial"))
         try:
-            return base.entry()
+            base.entry()
         except HostFailure as error:
             if error.status is None:
                 raise
             self.tell("what it is based on does not build: building it whole")
-            return None
 
-    def _nearest(self) -> Path | None:
-        """Return the entry with objects of this source and toolchain whose config differs least, or None."""
+    def _begin(self, to: Path) -> tuple[Make, bool]:
+        """Make the tree to build and its build folder; return whether that has objects already."""
+        start = self._nearest()
+        tree = self._patched(to)
+        make = Make(tree, tree / "build", self.toolchain)
+        if start is None:
+            make.build.mkdir()
+            return make, False
+        objects, changed = start
+        make.adopt(objects)
+        for name in changed:
+            _renew(tree / name)
+        return make, True
+
+    def _nearest(self) -> tuple[Path, list[str]] | None:
+        """Return the objects of a built kernel that leave least to be compiled, and what their source has not so."""
         wanted = set(self.config().read_text().splitlines())
-        ours = (self.source.title, self.toolchain.compiler, self.toolchain.linker)
-        found: list[tuple[int, Path]] = []
+        ours = (self.toolchain.compiler, self.toolchain.linker)
+        found: list[tuple[int, Path, list[str]]] = []
         for entry in (cache.root() / "kernels").glob("[!.]*"):
             if not (entry / "objects").is_dir():
                 continue
             said = json.loads((entry / "kernel.json").read_text())
-            if (said["source"], said["compiler"], said["linker"]) == ours:
-                found.append((len(wanted ^ set((entry / "config").read_text().splitlines())), entry))
-        nearest = min(found)[1] if found else None
-        return None if nearest is None or cache.hold(nearest) is None else nearest
+            if (said["compiler"], said["linker"]) != ours:
+                continue
+            # An entry without identity was made when there was nothing to be told by it but the same source.
+            identity = said.get("identity", self.source.identity if said["source"] == self.source.title else "")
+            if (changed := self.source.changed(identity)) is not None:
+                apart = wanted ^ set((entry / "config").read_text().splitlines())
+                found.append((len(changed) + len(apart), entry, changed))
+        if not found:
+            return None
+        _, entry, changed = min(found)
+        return None if cache.hold(entry) is None else (entry / "objects", changed)
 
     def _patched(self, to: Path) -> Path:
         """Make the tree to build: hard links to the pristine one, and new files where a patch changes them."""
@@ -308,7 +324,8 @@ class _Plan:
             patches.apply(patch, to, source=self.source.title)
         return to
 
-    def _compile(self, make: Make, log: Path) -> None:
+    def _compile(self, make: Make, log: Path) -> int:
+        """Build, and return how many objects had to be compiled."""
         name = f"{self.recipe.name} without its patches" if self.is_base else self.recipe.name
         compiled = 0
 
@@ -329,6 +346,16 @@ class _Plan:
             shutil.copy(log, kept)
             error.evidence = (kept,)
             raise
+        return compiled
+
+
+def _renew(path: Path) -> None:
+    """Make a file newer than all objects, by a copy of its own: it is a hard link to that of the pristine tree."""
+    if path.is_symlink() or not path.is_file():
+        return
+    temporary = path.with_name(f".{path.name}.new")
+    shutil.copy(path, temporary)
+    temporary.replace(path)
 
 
 def _sweep() -> None:

@@ -38,6 +38,7 @@ def git(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     seconds: float = 600,
+    stdin: bytes | None = None,
     check: bool = True,
     what: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
@@ -48,6 +49,7 @@ def git(
         cwd=cwd,
         env={**_ENVIRONMENT, **(env or {})},
         seconds=seconds,
+        stdin=stdin,
         check=check,
         what=what,
     )

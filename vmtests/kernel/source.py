@@ -20,6 +20,7 @@ from vmtests import cache
 from vmtests.command import require, run
 from vmtests.debian import NEWER_SUITES, Archive, Package, unpack
 from vmtests.errors import HostFailure, UsageError
+from vmtests.kernel.commits import Commits, commit_of, path_of
 from vmtests.kernel.git import git
 from vmtests.kernel.patches import Patch
 
@@ -50,6 +51,12 @@ class Source:
     unpack: Callable[[Path], None]
     # A git tree's edits that are not committed, to be applied before all other patches.
     diff: Patch | None = None
+    # For `changed`, of a source with another identity.
+    differs: Callable[[str], list[str] | None] = lambda _: None
+
+    def changed(self, identity: str) -> list[str] | None:
+        """Return the files that the source with this identity has not, or not so; None if that cannot be told."""
+        return [] if identity == self.identity else self.differs(identity)
 
     def tree(self, progress: Callable[[str], None] | None = None) -> Path:
         """Return the pristine tree in the cache, unpacked if need be."""
@@ -76,10 +83,8 @@ def find(source: str, series: str, progress: Callable[[str], None] | None = None
     bare = git("rev-parse", "--is-bare-repository", cwd=folder, check=False).stdout.strip() == "true"
     top = git("rev-parse", "--show-toplevel", cwd=folder, check=False).stdout.rstrip("\n")
     is_git = bare or top == str(folder)
-    if is_git:
-        commit = _commit(folder, revision or "HEAD")
-        if commit is not None:
-            return _git_tree(folder, commit, dirty=revision is None and not bare)
+    if is_git and (commit := commit_of(folder, revision or "HEAD")) is not None:
+        return _git_tree(folder, commit, dirty=revision is None and not bare)
     if revision is not None:
         raise UsageError(f"{folder} {'has no revision' if is_git else 'is no git tree to have'} {revision!r}")
     return _plain_tree(folder, progress)
@@ -133,48 +138,27 @@ def _debian(series: str) -> Source:
     )
 
 
-def _commit(folder: Path, revision: str) -> str | None:
-    name = f"{revision}^{{commit}}"
-    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", name, cwd=folder, check=False)
-    return found.stdout.strip() if found.returncode == 0 else None
-
-
 def _git_tree(folder: Path, commit: str, *, dirty: bool) -> Source:
-    """Return a commit of the user's repository, and what is edited since then if `dirty`.
-
-    All that git writes goes to a repository of our own that borrows the user's objects, which is what
-    `git clone --shared` makes, and to a copy of the user's index.
-    """
+    """Return a commit of the user's repository, and what is edited since then if `dirty`."""
     for landmark in _LANDMARKS:
         if git("cat-file", "-e", f"{commit}:{landmark}", cwd=folder, check=False).returncode != 0:
             raise UsageError(f"{folder} at {commit[:12]} is no kernel tree: it has no {landmark}")
-    shadow = cache.root() / "trees" / hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
-    shadow.mkdir(parents=True, exist_ok=True)
-    with cache.locked(shadow / "lock"):
-        kind = git("rev-parse", "--show-object-format", cwd=folder).stdout.strip()
-        git("init", "--quiet", "--bare", "--template=", f"--object-format={kind}", shadow, cwd=shadow)
-        (shadow / "objects/info").mkdir(exist_ok=True)
-        (shadow / "objects/info/alternates").write_text(f"{_git_path(folder, 'objects')}\n")
-        diff = _edits(folder, commit, shadow) if dirty else None
+    commits = Commits.of(folder)
+    with cache.locked(commits.shadow / "lock"):
+        diff = _edits(folder, commit, commits.shadow) if dirty else None
 
-    def fill(to: Path) -> None:
-        index = {"GIT_DIR": str(shadow), "GIT_WORK_TREE": str(to), "GIT_INDEX_FILE": str(to / ".index")}
-        what = f"checking out {commit[:12]} of {folder} failed"
-        git("read-tree", commit, cwd=to, env=index, what=what)
-        git("checkout-index", "--all", "--quiet", cwd=to, env=index, what=what)
-        (to / ".index").unlink()
+    def differs(identity: str) -> list[str] | None:
+        kind, _, other = identity.partition(" ")
+        return commits.changed(other, commit) if kind == "commit" else None
 
     return Source(
         title=f"{folder} @ {commit[:12]}{' (dirty)' if diff else ''}",
         identity=f"commit {commit}",
         name=f"git-{commit}",
-        unpack=fill,
+        unpack=lambda to: commits.unpack(commit, to),
         diff=diff,
+        differs=differs,
     )
-
-
-def _git_path(folder: Path, name: str) -> Path:
-    return Path(git("rev-parse", "--path-format=absolute", "--git-path", name, cwd=folder).stdout.strip())
 
 
 def _edits(folder: Path, commit: str, shadow: Path) -> Patch | None:
@@ -189,7 +173,7 @@ def _edits(folder: Path, commit: str, shadow: Path) -> Patch | None:
         )
     index = shadow / "index"
     try:
-        shutil.copy2(_git_path(folder, "index"), index)  # its time too: git tells by it which entries are in doubt
+        shutil.copy2(path_of(folder, "index"), index)  # its time too: git tells by it which entries are in doubt
     except FileNotFoundError:
         index.unlink(missing_ok=True)
     (shadow / "edits").mkdir(exist_ok=True)
