@@ -50,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--kernel", action="append", default=[], metavar="NAME[=DIR[@REV]]", help="a kernel to test; the first is base")
     add("--kernel-tree", metavar="DIR[@REV]", help="the source of base: a kernel tree of yours, never written to")
     add("--patch", action="append", default=[], type=Path, metavar="FILE", help="test base + this patch as `patch`")
+    add("--series", metavar="A..B|MBOX", help="test base + each patch of a range or of an mbox, one on another")
     add("--config", type=Path, metavar="FILE", help="build with this .config")
     add("--config-fragment", action="append", default=[], type=Path, metavar="FILE", help="add these Kconfig lines")
     add("--cc", default="gcc", metavar="CC", help="the compiler: gcc or clang")
@@ -95,6 +96,7 @@ def _options(config: pytest.Config) -> Options:
         kernels=tuple(value("--kernel")),
         kernel_tree=value("--kernel-tree"),
         patches=tuple(value("--patch")),
+        series=value("--series"),
         config=value("--config"),
         fragments=tuple(value("--config-fragment")),
         cc=value("--cc"),

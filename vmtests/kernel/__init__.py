@@ -2,7 +2,23 @@
 
 from vmtests.kernel.build import Kernel, build, compile_object
 from vmtests.kernel.built import vmlinuxes
-from vmtests.kernel.patches import Patch
+from vmtests.kernel.make import BuildFailure
+from vmtests.kernel.patches import ApplyFailure, Patch
 from vmtests.kernel.recipe import PATCH, Recipe, known, load, resolve
+from vmtests.kernel.series import Series
 
-__all__ = ["PATCH", "Kernel", "Patch", "Recipe", "build", "compile_object", "known", "load", "resolve", "vmlinuxes"]
+__all__ = [
+    "PATCH",
+    "ApplyFailure",
+    "BuildFailure",
+    "Kernel",
+    "Patch",
+    "Recipe",
+    "Series",
+    "build",
+    "compile_object",
+    "known",
+    "load",
+    "resolve",
+    "vmlinuxes",
+]

@@ -27,6 +27,14 @@ _ERROR = re.compile(
 )
 
 
+# Of these, which are no fault of the source.
+_HOST = re.compile(r"No space left|Killed|Cannot allocate memory")
+
+
+class BuildFailure(HostFailure):
+    """The source does not build: the compiler, the linker or make itself says so."""
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """What compiles and links: part of what a kernel is."""
@@ -74,7 +82,7 @@ class Make:
         log: Path | None = None,
         line: Callable[[str], None] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Make the targets; HostFailure with the first error and the log's path, its message beginning with `what`."""
+        """Make the targets; BuildFailure with the first error and the log's path, its message beginning with `what`."""
         self.build.mkdir(exist_ok=True)
         (self.build / _FLAGS).write_text(f'"-fdebug-prefix-map={self.tree.resolve()}=/linux"\n')
         (self.build / _TREE).write_text(str(self.tree.resolve()))
@@ -107,7 +115,8 @@ class Make:
         )
         if result.returncode != 0:
             errors = first_errors(result.stdout)
-            raise HostFailure(
+            kind = HostFailure if any(map(_HOST.search, errors)) else BuildFailure
+            raise kind(
                 f"{what}: {errors[0]}",
                 command=result.args,
                 status=result.returncode,

@@ -13,6 +13,16 @@ from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel.git import git
 
 
+class ApplyFailure(HostFailure):
+    """A patch does not fit the source; nothing was changed."""
+
+    def __init__(self, message: str, *, patch: Patch, result: subprocess.CompletedProcess[str]) -> None:
+        super().__init__(
+            message, command=result.args, status=result.returncode, output=result.stdout, evidence=[patch.path]
+        )
+        self.patch = patch
+
+
 @dataclass(frozen=True)
 class Patch:
     """A patch file; `git format-patch`, `git diff` and `diff -u` all make one, paths stripped by one level."""
@@ -61,7 +71,7 @@ def apply(patch: Patch, tree: Path, *, source: str) -> None:
         source: what the tree holds, for the message.
 
     Raises:
-        HostFailure: it does not apply; nothing was changed.
+        ApplyFailure: it does not apply; nothing was changed.
     """
     result = _git_apply(patch, tree)
     if result.returncode == 0:
@@ -69,14 +79,12 @@ def apply(patch: Patch, tree: Path, *, source: str) -> None:
     reasons = _reasons(patch, result.stdout)
     if _git_apply(patch, tree, "--reverse", "--check").returncode == 0:
         reasons.insert(0, "the source has this change already")
-    raise HostFailure(
+    raise ApplyFailure(
         f"the patch {patch.path} does not apply to {source}:\n    "
         + "\n    ".join(reasons)
         + "\n  make the patch fit this source, or choose another source or other patches in the kernel's recipe",
-        command=result.args,
-        status=result.returncode,
-        output=result.stdout,
-        evidence=[patch.path],
+        patch=patch,
+        result=result,
     )
 
 

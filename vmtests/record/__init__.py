@@ -12,6 +12,7 @@ from vmtests.record.entries import (
     KernelEntry,
     MemmapEntry,
     NamespaceEntry,
+    PatchEntry,
 )
 from vmtests.record.record import SCHEMA, Record, RecordWriter, read
 
@@ -28,6 +29,7 @@ __all__ = [
     "KernelEntry",
     "MemmapEntry",
     "NamespaceEntry",
+    "PatchEntry",
     "Record",
     "RecordWriter",
     "read",

@@ -54,6 +54,23 @@ class KernelEntry(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatchEntry(Entry):
+    """A patch of a series, and whether the kernel with it and all before it builds.
+
+    `number` counts from 1 to `total`. `kernel` is the name of that kernel. `outcome` is "builds",
+    "does-not-build" or "does-not-apply"; `reason` says in a line why not.
+    """
+
+    list_name: ClassVar[str] = "series"
+    kernel: str
+    number: int
+    total: int
+    subject: str
+    outcome: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuestEntry(Entry):
     """One boot of a kernel. `boot` counts from 0 for each kernel."""
 

@@ -25,6 +25,7 @@ from vmtests.record.entries import (
     KernelEntry,
     MemmapEntry,
     NamespaceEntry,
+    PatchEntry,
 )
 
 #: The number of the schema that this version writes, and the newest that it reads.
@@ -32,6 +33,7 @@ SCHEMA = 1
 
 _LISTS: tuple[type[Entry], ...] = (
     KernelEntry,
+    PatchEntry,
     GuestEntry,
     NamespaceEntry,
     BindEntry,

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from vmtests.errors import UsageError
-from vmtests.record import BindEntry, ComparisonEntry, KernelEntry, NamespaceEntry, Record
+from vmtests.record import BindEntry, ComparisonEntry, KernelEntry, NamespaceEntry, Record, RecordWriter
 from vmtests.timing import samples
 from vmtests.timing.samples import Metric, Pairs
 
@@ -103,7 +103,7 @@ class Cell:
         return samples.pair(binds, self.kernels[0], patched, self.namespace.id, self.clock, metric)
 
 
-def cells(record: Record) -> list[Cell]:
+def cells(record: Record | RecordWriter) -> list[Cell]:
     """Return what the record has timed, in the order it ran."""
     binds = record.entries(BindEntry)
     spaces = samples.namespaces(record.entries(NamespaceEntry), binds)

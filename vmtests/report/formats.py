@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vmtests.errors import UsageError
-from vmtests.record import ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry, Record
+from vmtests.record import ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry, PatchEntry, Record
 from vmtests.report import headline, offline, statement, summary
 from vmtests.report.completeness import completeness
 from vmtests.report.gather import Gathered
@@ -41,7 +41,7 @@ def to_json(found: Gathered) -> str:
 
 def _record(record: Record) -> dict[str, object]:
     kept = ("schema", "started", "argv", "seed", "exit_code", "verdict", "dmesg_warnings")
-    lists = (ComparisonEntry, MemmapEntry, FlipEntry, DifferenceEntry)
+    lists = (PatchEntry, ComparisonEntry, MemmapEntry, FlipEntry, DifferenceEntry)
     return {
         "folder": str(record.folder),
         **{name: record.document[name] for name in (*kept, "host", "kernels", "namespaces")},

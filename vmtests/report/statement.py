@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vmtests.record import ComparisonEntry, DifferenceEntry, FlipEntry, GuestEntry, KernelEntry, MemmapEntry, Record
-from vmtests.report import headline, table, words
+from vmtests.report import headline, series, table, words
 from vmtests.report.cells import Cell, cells
 from vmtests.report.completeness import completeness
 
@@ -45,6 +45,7 @@ def blocks(record: Record) -> Iterator[Block]:
             yield from record.rig_trouble
         elif said := " ".join(_verdict(one) for one in cell.found("rebind")):
             yield said
+    yield from _series(record)
     yield from _memmap(record)
     if lacks := completeness(record).lacks:
         yield f"Not complete: {'; '.join(lacks)}."
@@ -84,6 +85,18 @@ def _table(cell: Cell) -> Table:
             rows.append((f"  against {judged.base}", *changes, words.verdict(judged)))
             rows += _interval(found)
     return Table((cell.unit, "first bind", "rebinds", ""), tuple(rows))
+
+
+def _series(record: Record) -> Iterator[Block]:
+    patches = series.rows(record)
+    if not patches:
+        return
+    rows = tuple(
+        (f"{row.place} {row.subject}", row.figure, row.memmap if row.builds == "yes" else f"builds: {row.builds}")
+        for row in patches
+    )
+    yield "Each patch was tested on those before it; the last column is what its struct pages are like."
+    yield Table(("patch", series.unit(record), ""), rows)
 
 
 def _interval(found: dict[str, ComparisonEntry]) -> Iterator[tuple[str, ...]]:

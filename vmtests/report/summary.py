@@ -16,7 +16,7 @@ from vmtests.record import (
     Record,
     RecordWriter,
 )
-from vmtests.report import table, words
+from vmtests.report import series, table, words
 
 
 def render(record: Record | RecordWriter, *, width: int, colour: bool) -> str:
@@ -34,6 +34,10 @@ def render(record: Record | RecordWriter, *, width: int, colour: bool) -> str:
         parts.append(f"clock: {words.clock(binds[0].clock, emulated=any(one.emulated for one in comparisons))}")
     if checks or differences:
         parts.append(table.render(table.memmaps(checks, differences), width=width, colour=colour))
+    if patches := series.rows(record):
+        parts.append(table.render(table.series(patches, series.unit(record)), width=width, colour=colour))
+        said = dict.fromkeys(f"{row.place}: {words.printable(row.reason)}" for row in patches if row.reason)
+        parts += ["\n".join(said)] if said else []
     parts += [text for text in (table.flips(record.entries(FlipEntry)), table.not_checked(checks)) if text]
     if record.dmesg_warnings:
         shown = [f"  {words.printable(line)}" for line in record.dmesg_warnings[:20]]

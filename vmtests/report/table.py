@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vmtests.record import BindEntry, ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry
 from vmtests.report import words
+from vmtests.report.series import PatchRow
 
 
 def render(*tables: Table, width: int, colour: bool) -> str:
@@ -105,6 +106,25 @@ def memmaps(entries: Sequence[MemmapEntry], differences: Sequence[DifferenceEntr
         table.add_row(
             two.namespace, f"{two.patched} - {two.base}", "same?", f"{two.pages_compared:,}", "", f"{two.mismatches:,}"
         )
+    return table
+
+
+def series(rows: Sequence[PatchRow], unit: str) -> Table:
+    """Return the table of a series' patches.
+
+    Args:
+        rows: a patch each.
+        unit: of their figures.
+    """
+    table = Table(title="the series, each patch on those before it", title_justify="left", box=None, pad_edge=False)
+    for heading in ("patch", "kernel", "builds", "memmap"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column("change", no_wrap=True)
+    table.add_column("subject", overflow="fold")
+    for row in rows:
+        subject = words.printable(row.subject)
+        table.add_row(row.place, row.kernel, row.builds, row.memmap, row.figure, row.change, subject)
     return table
 
 

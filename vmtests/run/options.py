@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmtests import kernel
 from vmtests.errors import UsageError
-from vmtests.kernel import Recipe
+from vmtests.kernel import Recipe, Series
+from vmtests.kernel.series import read
 
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -51,6 +52,9 @@ def whole_number(option: str, text: str) -> int:
 
 _DRAWN = random.SystemRandom().randrange(2**31)
 
+#: What the kernels of --patch and --series are put on.
+BASE = "base"
+
 #: base with other configs: what its struct pages hold is different there.
 OTHER_CONFIGS = ("hugetlb-memcg", "debug-vm")
 
@@ -73,6 +77,7 @@ class Options:
     kernels: tuple[str, ...] = ()
     kernel_tree: str | None = None
     patches: tuple[Path, ...] = ()
+    series: str | None = None
     config: Path | None = None
     fragments: tuple[Path, ...] = ()
     cc: str = "gcc"
@@ -104,6 +109,8 @@ class Options:
             raise UsageError(f"--rebinds {self.rebinds}: at least one rebind is needed after the first bind")
         if self.boots != "auto" and not (self.boots.isdigit() and int(self.boots)):
             raise UsageError(f"--boots {self.boots}: give a number of boot pairs from 1, or auto")
+        if self.series and (self.kernels or self.patches):
+            raise UsageError("--series makes its own kernels, one a patch: leave out --kernel and --patch")
         if self.clock == "icount" and self.accel == "kvm":
             raise UsageError("--clock icount counts instructions in TCG: it cannot go with --accel kvm")
         if self.rig == "sealed" and (self.clock == "wall" or self.accel == "kvm"):
@@ -114,12 +121,21 @@ class Options:
         """Whether these options alone say that instructions are counted."""
         return self.clock == "icount" or self.rig == "sealed"
 
+    @property
+    def patch_series(self) -> Series | None:
+        """The patches of --series; UsageError if it cannot be meant."""
+        return None if self.series is None else read(self.series, self.kernel_tree)
+
     def recipe(self, name: str) -> Recipe:
         """Return the recipe of a kernel by the name that the options give it."""
+        series = self.patch_series
+        if series is not None and name in series.kernels():
+            base = self.recipe(BASE)
+            return replace(base, name=name, patches=series.patches[: series.kernels().index(name) + 1])
         return kernel.resolve(
             name,
             sources=dict(given.split("=", 1) for given in self.kernels if "=" in given),
-            tree=self.kernel_tree,
+            tree=self.kernel_tree if series is None or series.base is None else series.base,
             patches=self.patches,
             config=self.config,
             fragments=self.fragments,
@@ -139,8 +155,11 @@ class Options:
         """Return the kernels to run, the first being the base of comparisons."""
         if self.kernels:
             return tuple(name.partition("=")[0] for name in self.kernels)
-        return ("base", "patch") if self.patches else ("base", "patched")
+        if (series := self.patch_series) is not None:
+            return (BASE, *series.kernels())
+        return (BASE, "patch") if self.patches else (BASE, "patched")
 
     def checked_kernels(self) -> tuple[str, ...]:
         """Return the kernels whose memmaps are checked: the full tier adds other configs, unless kernels were named."""
-        return self.kernel_names() + (OTHER_CONFIGS if self.tier == "full" and not self.kernels else ())
+        named = self.kernels or self.series
+        return self.kernel_names() + (OTHER_CONFIGS if self.tier == "full" and not named else ())

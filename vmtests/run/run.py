@@ -22,7 +22,7 @@ from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
 from vmtests.record import BindEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
 from vmtests.report import words
 from vmtests.report.progress import Progress
-from vmtests.run import unprobed, verdicts
+from vmtests.run import patches, unprobed, verdicts
 from vmtests.run.bench import Bench
 from vmtests.run.dumps import NAME as DUMP
 from vmtests.run.dumps import Dumps
@@ -125,8 +125,9 @@ class Run:
                 with self.progress.task(f"kernel {name}") as update:
                     built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
             except VmtestsError as error:
-                self._unbuildable[name] = error
-                raise
+                self._unbuildable[name] = patches.fails(self.record, self.options.patch_series, name, error)
+                raise self._unbuildable[name] from error
+            patches.builds(self.record, self.options.patch_series, name)
             self._kernels[name] = built
             self.record.add(
                 KernelEntry(

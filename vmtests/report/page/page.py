@@ -22,7 +22,7 @@ from vmtests.record import (
     MemmapEntry,
     Record,
 )
-from vmtests.report import charts, headline, provenance, words
+from vmtests.report import charts, headline, provenance, series, words
 from vmtests.report.cards import cards
 from vmtests.report.cells import Cell, cells
 from vmtests.report.charts import Chart
@@ -100,6 +100,8 @@ def _record(record: Record, *, listed: bool, tips: bool) -> dict[str, Any]:
         "complete": completeness(record),
         "cells": [_cell(record, cell, dots=listed, tips=tips) for cell in seen],
         "listed": listed,
+        "patches": series.rows(record),
+        "unit": series.unit(record),
         "checks": checks,
         "wrong": [
             (check, charts.wrong(check) if place < PICTURES else None)
