@@ -208,6 +208,15 @@ def test_a_lost_config_line_is_named(tree: Path) -> None:
     assert "base.config:1): it is not set; Kconfig:10: depends on (NUMA && ABSENT)" in failure.value.message
 
 
+def test_what_a_given_config_lacks_is_told(tree: Path, tmp_path: Path) -> None:
+    given = tmp_path / "my.config"
+    given.write_text("CONFIG_NUMA=y\n")
+    built = kernel.build(replace(recipe_of(tree), config=given))
+    assert built.added_options == ("CONFIG_MODULES=y",)
+    assert built.config_values() == {"CONFIG_NUMA": "y", "CONFIG_MODULES": "y"}
+    assert kernel.build(recipe_of(tree)).added_options == ()
+
+
 def test_a_patch_may_bring_an_option(tree: Path) -> None:
     patch = fake_kernel.patch(
         tree, "Kconfig", "config NEEDY", "config NEW\n\tbool 'new'\nconfig NEEDY", tree.parent / "k"

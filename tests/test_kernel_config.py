@@ -69,6 +69,14 @@ def test_a_given_config_keeps_what_the_recipe_only_switches_off(make: Make, tmp_
     request = request_of(tmp_path, fake_kernel.FRAGMENT, start="CONFIG_TINY=y\nCONFIG_NUMA=y\n")
     path = config.write(request, make)
     assert config.values(path) == {"CONFIG_TINY": "y", "CONFIG_NUMA": "y", "CONFIG_MODULES": "y"}
+    assert [str(line) for line in request.added] == ["CONFIG_MODULES=y"]
+
+
+def test_what_was_added_is_what_the_given_config_has_not_so(tmp_path: Path) -> None:
+    start = "CONFIG_MODULES=y\nCONFIG_NUMA=m\n# CONFIG_TINY is not set\n"
+    request = request_of(tmp_path, "CONFIG_MODULES=y\nCONFIG_NUMA=y\nCONFIG_TINY=y\nCONFIG_NR=3\n", start=start)
+    assert [str(line) for line in request.added] == ["CONFIG_NUMA=y", "CONFIG_TINY=y"]
+    assert request_of(tmp_path, "CONFIG_MODULES=y\n").added == ()
 
 
 def test_a_few_lines_are_checked_and_a_whole_config_is_not(tmp_path: Path) -> None:

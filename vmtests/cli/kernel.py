@@ -54,6 +54,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from vmtests import kernel
+    from vmtests.report import words
     from vmtests.report.progress import Progress
 
     recipe = kernel.resolve(
@@ -74,4 +75,6 @@ def _build(arguments: argparse.Namespace) -> int:
     else:
         spent = "cached" if built.build_seconds is None else f"built in {built.build_seconds:.0f} s"
         print(f"{built.name}: {built.release}, {built.source}, {spent}\n  {built.image}\n  {built.vmlinux}")
+        if built.added_options:
+            print(f"  {words.added_options(arguments.config, built.added_options)}")
     return ExitCode.PASSED

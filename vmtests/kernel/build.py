@@ -73,6 +73,8 @@ class Kernel:
     modules: tuple[Path, ...] = ()
     # What was not committed in the user's tree.
     diff: Path | None = None
+    # What the config that it was to be built with lacks and the tests need, such as "CONFIG_KPROBES=y".
+    added_options: tuple[str, ...] = ()
 
     def config_values(self) -> Mapping[str, str]:
         """Return "CONFIG_X" to its value as it stands in the .config; what is not set is absent."""
@@ -94,6 +96,7 @@ class Kernel:
             "key": self.key,
             "modules": [str(path) for path in self.modules],
             "diff": str(self.diff) if self.diff else None,
+            "added_options": list(self.added_options),
         }
 
 
@@ -127,6 +130,7 @@ def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> K
         build_seconds=None if cached else round(time.monotonic() - started, 1),
         key=key,
         diff=plan.source.diff.path if plan.source.diff else None,
+        added_options=tuple(map(str, plan.request.added)),
     )
 
 

@@ -41,6 +41,8 @@ class Request:
     lines: tuple[Line, ...]
     # Of these and of the start, what must come out as asked.
     checked: tuple[Line, ...]
+    # Of these, what the start has not so: it was added because the tests need it.
+    added: tuple[Line, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe) -> Request:
@@ -48,14 +50,17 @@ class Request:
         start = recipe.config.read_text(errors="replace") if recipe.config else None
         lines = [line for path in recipe.fragments for line in parse(path)]
         checked: list[Line] = []
+        added: list[Line] = []
         if recipe.config and start is not None:
             # What the recipe switches on is needed, what it switches off only saves time.
             lines = [line for line in lines if line.value == "y"]
+            has = _values(start)
+            added = [line for line in lines if has.get(line.symbol) != line.value]
             # A whole .config may be of another version, whose options come and go; a few lines are meant.
             if "Automatically generated file; DO NOT EDIT." not in start:
                 checked += parse(recipe.config)
         lines += [line for path in recipe.extra_fragments for line in parse(path)]
-        return cls(start, _last(lines), _last([*checked, *lines]))
+        return cls(start, _last(lines), _last([*checked, *lines]), _last(added))
 
     def digest(self) -> str:
         """Return a name for it that comments and the order of its lines do not change."""
@@ -77,7 +82,11 @@ def parse(path: Path) -> list[Line]:
 
 def values(config: Path) -> dict[str, str]:
     """Return what a .config sets: "CONFIG_X" to its value as it stands there; absent is not set."""
-    found = (_LINE.fullmatch(line) for line in config.read_text().splitlines())
+    return _values(config.read_text())
+
+
+def _values(text: str) -> dict[str, str]:
+    found = (_LINE.fullmatch(line.rstrip()) for line in text.splitlines())
     return {match["set"]: match["value"] for match in found if match and match["set"] and match["value"] != "n"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from vmtests.record import ComparisonEntry
 
@@ -89,6 +90,12 @@ def printable(text: str) -> str:
 def value(number: float, unit: str) -> str:
     """Return a figure with its unit: 55.28 instructions/page, 273.5 ms."""
     return f"{number:.2f} {unit}" if number < 100 else f"{number:.1f} {unit}"
+
+
+def added_options(config: object, options: Sequence[str]) -> str:
+    """Return what was added to a user's config, an option a line."""
+    head = f"{config} lacks {count(len(options), 'option')} that the tests need; added:"
+    return "\n".join([head, *(f"    {option}" for option in options)])
 
 
 def change(ratio: float) -> str:

@@ -129,6 +129,8 @@ class Run:
                 raise self._unbuildable[name] from error
             patches.builds(self.record, self.options.patch_series, name)
             self._kernels[name] = built
+            if built.added_options and len(self._kernels) == 1:  # they are the same for each
+                self.progress.say(f"  {words.added_options(self.options.config, built.added_options)}")
             self.record.add(
                 KernelEntry(
                     name=built.name,
