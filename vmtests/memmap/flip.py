@@ -24,8 +24,9 @@ from vmtests.memmap.physical import PhysicalMemory
 from vmtests.memmap.result import EXAMPLES, Example, MemmapResult
 from vmtests.memmap.truth import RangeTruth
 
-#: How many struct pages the flips in shared memory may stand for: of a 1 GiB folio, one flip stands for 4095.
-SHARED_REPORTS = 1 << 15
+#: How many struct pages the flips in shared memory may stand for: of a 1 GiB folio, one flip stands for 4095, so that
+#: these are enough for each byte of a struct page.
+SHARED_REPORTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -150,17 +151,18 @@ def plan(want: Expected, layout: PageLayout, count: int, seed: int) -> tuple[Fli
     """Choose `count` bits, no two in one struct page.
 
     The kinds of struct page take turns (altmap reserve, head, tail 1, tail 2, other tails, shared tails): the first of
-    each, the last of each, then random ones. Each byte of a struct page comes once before any comes again.
+    each, the last of each, then random ones. In each kind each byte comes once before any comes again.
     """
     chance = random.Random(seed)
     parts = list(_parts(want, layout.size))
     turns = zip_longest(*(part.draw(chance, count) for part in parts))
     places = [(part, at) for turn in turns for part, at in zip(parts, turn, strict=True) if at is not None][:count]
     flips = []
-    offsets: list[int] = []
+    left: dict[_Part, list[int]] = {}
     for part, at in places:
-        offsets = offsets or chance.sample(range(layout.size), layout.size)
-        offset, bit = offsets.pop(), chance.randrange(8)
+        if not left.get(part):
+            left[part] = chance.sample(range(layout.size), layout.size)
+        offset, bit = left[part].pop(), chance.randrange(8)
         field = next(one for one in layout.named(part.role) if one.offset <= offset < one.offset + one.size)
         mask = 1 << 8 * (offset - field.offset) + bit
         flips.append(Flip(part.pfns(at), offset, bit, label(field, part.role), mask))
