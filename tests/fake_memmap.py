@@ -131,11 +131,12 @@ def folio(pfn: int, order: int) -> list[bytes]:
 
 @dataclass
 class FakeAccess(Access):
-    """A guest that is only files; `blocks` are its pageblock bits from BASE on."""
+    """A guest that is only files; `blocks` are its pageblock bits from BASE on, `bound` the range of its one pgmap."""
 
     regions: tuple[Region, ...]
     top: bytes
     blocks: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    bound: RangeTruth | None = None
 
     def memory(self, *, writable: bool = False) -> PhysicalMemory:
         return PhysicalMemory(self.regions, writable=writable)
@@ -154,6 +155,10 @@ class FakeAccess(Access):
 
     def facts(self, sections: Sections, node: int) -> Facts:
         return Facts(node=node, vmemmap=VMEMMAP, section_pages=1 << 15, early_sections=sections.early)
+
+    def pgmap_of(self, pfn: int) -> RangeTruth | None:
+        inside = self.bound is not None and self.bound.start_pfn <= pfn < self.bound.end_pfn
+        return self.bound if inside else None
 
     def confirm(self, truth: RangeTruth) -> None:
         pass

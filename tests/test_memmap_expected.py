@@ -159,11 +159,23 @@ def test_another_config() -> None:
 
 
 def test_pageblocks_are_movable_but_for_the_one_that_nobody_sets() -> None:
-    blocks = dict(expected(truth(), LAYOUT, FACTS).pageblocks)
-    assert blocks == {BASE: None} | dict.fromkeys(range(BASE + 512, BASE + 4096, 512), 1)
-    assert dict(expected(truth(altmap=False), LAYOUT, FACTS).pageblocks)[BASE] == 1
+    """Of a section that is not the range's alone, only what the bind sets is known: migratetype and isolation."""
+    first, *others = expected(truth(), LAYOUT, FACTS).pageblocks
+    assert first == (BASE, 0, 0)
+    assert others == [(pfn, 1, 0b10111) for pfn in range(BASE + 512, BASE + 4096, 512)]
+    assert expected(truth(altmap=False), LAYOUT, FACTS).pageblocks[0] == (BASE, 1, 0b10111)
     small = replace(FACTS, mobility_disabled=True)
-    assert set(dict(expected(truth(altmap=False), LAYOUT, small).pageblocks).values()) == {0}
+    assert {bits for _, bits, _ in expected(truth(altmap=False), LAYOUT, small).pageblocks} == {0}
+
+
+def test_pageblocks_of_sections_that_are_the_ranges_alone() -> None:
+    """Two sections and a half: in the whole ones every bit is known, and nobody sets the first block."""
+    blocks = expected(truth(pages=5 << 14), LAYOUT, FACTS).pageblocks
+    assert [block[1:] for block in blocks] == [(0, 0xFF)] + [(1, 0xFF)] * 127 + [(1, 0b10111)] * 32
+    late = expected(truth(pages=1 << 15, altmap=False, base=BASE + 512), LAYOUT, FACTS).pageblocks
+    assert {mask for _, _, mask in late} == {0b10111}
+    early = replace(FACTS, early_sections=frozenset({BASE >> 15}))
+    assert {mask for _, _, mask in expected(truth(pages=1 << 15), LAYOUT, early).pageblocks} == {0, 0b10111}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_json_and_back(poison: Poison | None) -> None:
 
 def test_the_oracle_knows_the_last_bind(tmp_path: Path) -> None:
     asked = oracle(fsdax(tmp_path), "2 3")
+    asked.access.bound = truth()  # type: ignore[attr-defined]
     namespace: Any = Named(size_bytes=1 << 27)
     asked.saw(namespace, truth())
     assert list(asked.known) == [Known("fsdax-dev", "pfn0.0", truth(), 2)]

@@ -18,6 +18,7 @@ from vmtests.memmap.oracle import Oracle
 class Namespace:
     """What the oracle wants to know of a namespace."""
 
+    id: str = "fsdax-dev"
     name: str = "namespace0.0"
     device: str = "pfn0.0"
     map: str = "dev"
@@ -71,6 +72,22 @@ def test_a_probe_that_saw_another_range(namespace: Any, reason: str, tmp_path: P
         oracle(fsdax(tmp_path)).check(namespace, truth())
 
 
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (truth(pages=4096 - 512), r"was called for .*nr_pages=3584.* but after the bind .* is of .*nr_pages=4096"),
+        (replace(truth(), start_pfn=BASE - 512, base_pfn=BASE - 512), r"pfn 0xffe00 is of no pgmap"),
+    ],
+    ids=["too-short", "too-early"],
+)
+def test_a_call_for_another_range_than_its_pgmaps(seen: Any, said: str, tmp_path: Path) -> None:
+    asked = oracle(fsdax(tmp_path))
+    asked.access.bound = truth()  # type: ignore[attr-defined]
+    asked.saw(NAMESPACE, truth())
+    with pytest.raises(KernelFailure, match=said):
+        asked.saw(NAMESPACE, seen)
+
+
 def test_poison_belongs_to_one_bind(tmp_path: Path) -> None:
     guest = fsdax(tmp_path)
     # The namespace fills its section, else its memmap would lie in RAM.
@@ -94,7 +111,8 @@ def test_the_neighbours_are_remembered_by_poison(tmp_path: Path) -> None:
     guest.store(BASE + 4096, [reserve_page(BASE + 4096)] * 64, 8 << 20)
     asked = oracle(guest)
     namespace: Any = Namespace(size_bytes=1 << 27)
-    asked.check(namespace, truth())
+    asked.access.bound = truth()  # type: ignore[attr-defined]
+    asked.saw(namespace, truth())
     asked.poison(namespace)
     guest.write((8 << 20) + 52, b"\x09")
     result = asked.check(namespace, truth(), poisoned=True, limit=10**6)

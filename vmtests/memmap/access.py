@@ -134,13 +134,17 @@ class Access:
             mobility_disabled=bool(self.program["page_group_by_mobility_disabled"].value_()),
         )
 
+    def pgmap_of(self, pfn: int) -> RangeTruth | None:
+        """Return the range that a page belongs to now, as the kernel's table of pgmaps has it."""
+        return pgmap.find(self.program, pfn)
+
     def confirm(self, truth: RangeTruth) -> None:
         """See that the kernel has this pgmap for this range: the driver was not unbound, or bound to another, since.
 
         Raises:
             HostFailure: there is another one now, or none, so that the truth is out of date.
         """
-        now = pgmap.find(self.program, truth.start_pfn)
+        now = self.pgmap_of(truth.start_pfn)
         if now != truth:
             raise HostFailure(
                 f"the namespace changed between probe and check: the probe saw {truth}, but pfn {truth.start_pfn:#x} "

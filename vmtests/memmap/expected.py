@@ -94,13 +94,14 @@ class Expected:
         untouched: pfns whose struct pages nobody initialises, at the start of an altmap.
         reserve: the altmap's other pages, or None.
         pages: what memmap_init_zone_device() initialises; two segments where the range ends within a folio.
-        pageblocks: for each block that begins in the range, its pfn and the bits, or None where nobody sets them.
+        pageblocks: for each block that begins in the range, its pfn, what its bits must be, and a mask of those that
+            can be told: all of them, only those that the bind sets, or none.
     """
 
     untouched: range
     reserve: Segment | None
     pages: tuple[Segment, ...]
-    pageblocks: tuple[tuple[int, int | None], ...]
+    pageblocks: tuple[tuple[int, int, int], ...]
 
 
 def expected(truth: RangeTruth, layout: PageLayout, facts: Facts) -> Expected:
@@ -290,14 +291,24 @@ def _tail_2(layout: PageLayout, flags: int, order: int) -> Run:
     return Run(run.role, 1, run.content, run.relative + words)
 
 
-def _pageblocks(truth: RangeTruth, layout: PageLayout, facts: Facts) -> tuple[tuple[int, int | None], ...]:
+def _pageblocks(truth: RangeTruth, layout: PageLayout, facts: Facts) -> tuple[tuple[int, int, int], ...]:
     """pageblock_migratetype_init_range() (mm/mm_init.c:681-693); before the first page memmap_init_range() (:905-910).
 
-    Blocks whose first page is not initialised by either are left as they were: zero in a fresh section
-    (mm/sparse-vmemmap.c:833), the value of an earlier user in one that another namespace keeps.
+    Neither sets a block whose first page it does not initialise, nor more of one than its migratetype and isolation.
+    The bits of a section that the range has to itself were zero before (section_activate(), mm/sparse-vmemmap.c:833);
+    in one that it shares, a block may still have what an earlier user has set.
     """
-    bits = layout.pageblocks.unmovable if facts.mobility_disabled else layout.pageblocks.movable
-    step = 1 << layout.pageblocks.order
-    first = -(-truth.start_pfn // step) * step
+    blocks = layout.pageblocks
+    movable = blocks.unmovable if facts.mobility_disabled else blocks.movable
+    step = 1 << blocks.order
     written = truth.start_pfn + truth.reserve
-    return tuple((pfn, bits if pfn >= written else None) for pfn in range(first, truth.end_pfn, step))
+    first_own = -(-truth.start_pfn // facts.section_pages)
+    own = range(first_own * facts.section_pages, truth.end_pfn // facts.section_pages * facts.section_pages)
+    found = []
+    for pfn in range(-(-truth.start_pfn // step) * step, truth.end_pfn, step):
+        is_set = pfn >= written
+        mask = blocks.migratetype_mask | blocks.isolate_mask if is_set else 0
+        if pfn in own and pfn // facts.section_pages not in facts.early_sections:
+            mask = (1 << blocks.bits) - 1
+        found.append((pfn, movable if is_set else 0, mask))
+    return tuple(found)

@@ -78,7 +78,17 @@ class Oracle:
         return tuple(self._known.values())
 
     def saw(self, namespace: Namespace, truth: RangeTruth, *, poisoned: bool = False) -> None:
-        """Remember what the probe saw of the namespace's last bind, and whether that was done over poison."""
+        """Remember what the probe saw of the namespace's bind, which is just over; `poisoned`: it was over poison.
+
+        Raises:
+            KernelFailure: the function was not called for what its pgmap says.
+        """
+        if (now := self.access.pgmap_of(truth.start_pfn)) != truth:
+            raise KernelFailure(
+                f"memmap_init_zone_device() was called for {truth}, but after the bind of {namespace.name} pfn "
+                f"{truth.start_pfn:#x} is of {now or 'no pgmap'}"
+            )
+        self._truths[namespace.name] = truth
         applied = self._poisons.get(namespace.name) or self._poisons.get(_FIRST)
         self._known[namespace.name] = Known(
             namespace.id, namespace.device, truth, self.node(namespace), applied if poisoned else None
@@ -106,7 +116,7 @@ class Oracle:
         was = self._neighbours.pop(key, None)
         if poisoned and applied is None:
             raise RuntimeError(f"{key} was bound over poison, but nothing was poisoned")
-        result = check(
+        return check(
             self.access,
             truth,
             node=self.node(namespace),
@@ -114,8 +124,6 @@ class Oracle:
             before=was,
             limit=limit,
         )
-        self._truths[key] = truth
-        return result
 
     def poison(self, namespace: Namespace, *, alone: bool = True) -> Poison:
         """Overwrite the memory that the namespace's next memmap will lie in; call while its driver is not bound.
