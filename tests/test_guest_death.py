@@ -42,16 +42,16 @@ def test_ready_at_once_and_later() -> None:
 
     later(0.05, appear)
     start = time.monotonic()
-    assert death.wait(lambda: seen or None, 5, "waiting") == [1]
-    assert time.monotonic() - start < 4
+    assert death.wait(lambda: seen or None, 60, "waiting") == [1]
+    assert time.monotonic() - start < 30
 
 
 def test_death_ends_the_wait_at_once() -> None:
     death = Death()
     later(0.05, lambda: death.report(EXIT))
     start = time.monotonic()
-    failure = failed(death)
-    assert time.monotonic() - start < 5
+    failure = failed(death, 60)
+    assert time.monotonic() - start < 30
     assert isinstance(failure, HostFailure)
     assert failure.message == "waiting: QEMU ended with status 1"
     assert (failure.status, failure.output) == (1, "its stderr")
@@ -121,11 +121,11 @@ def test_interrogation_may_fail() -> None:
 
 def test_silence() -> None:
     death = Death()
-    later(0.1, death.heard)
+    later(0.2, death.heard)
     start = time.monotonic()
-    failure = failed(death, 60, silence=0.2)
-    assert 0.25 < time.monotonic() - start < 3
-    assert "said nothing for 0.2 s" in failure.message
+    failure = failed(death, 60, silence=1.0)
+    assert 1.1 < time.monotonic() - start < 30
+    assert "said nothing for 1 s" in failure.message
 
 
 def test_guest_that_never_spoke() -> None:

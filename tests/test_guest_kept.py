@@ -50,9 +50,9 @@ def gone(pid: int) -> bool:
 
 
 def wait_for_the_end(pid: int) -> None:
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while not gone(pid):
-        assert time.monotonic() < deadline, "it still runs after 2 s"
+        assert time.monotonic() < deadline, "it still runs after 20 s"
         time.sleep(0.01)
 
 

@@ -46,9 +46,9 @@ _LKDTM = 'lkdtm() { echo "$1" > /sys/kernel/debug/provoke-crash/DIRECT; }\n'
 @pytest.mark.full
 @pytest.mark.parametrize("death", DEATHS)
 def test_death(run: Run, death: str) -> None:
-    """The kernel's words end the command that runs, within seconds, and not the command's own deadline."""
+    """The kernel's words end the command that runs, and not the command's own deadline."""
     script, append, says = DEATHS[death]
     with pytest.raises(KernelFailure, match=f"(?s){says}"), run.guest("faults", 0, append=append) as guest:
         started = time.monotonic()
-        guest.run(_LKDTM + script, seconds=60, check=False)
-    assert time.monotonic() - started < 30
+        guest.run(_LKDTM + script, seconds=300, check=False)
+    assert time.monotonic() - started < 100

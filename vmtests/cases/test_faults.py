@@ -12,22 +12,20 @@ from vmtests.run.run import Run
 
 
 def test_panic_at_boot(run: Run) -> None:
-    """A kernel that finds no init panics, which ends the wait for it at once."""
-    started = time.monotonic()
+    """A kernel that finds no init panics, which ends the wait for it, and not the boot's own deadline."""
     with (
-        pytest.raises(KernelFailure, match=r"panic - not syncing: VFS: Unable to mount root"),
+        pytest.raises(KernelFailure, match=r"\Abooting kernel base: .*panic - not syncing: VFS: Unable"),
         run.guest("base", 0, append=["rdinit=/nowhere"]),
     ):
         pass
-    assert time.monotonic() - started < 30
 
 
 def test_panic_under_a_command(run: Run) -> None:
     """The kernel's last words win over the connection that is lost with it."""
     with pytest.raises(KernelFailure, match=r"panic - not syncing: sysrq"), run.guest("base", 0) as guest:
         started = time.monotonic()
-        guest.run("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", seconds=60)
-    assert time.monotonic() - started < 10
+        guest.run("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", seconds=300)
+    assert time.monotonic() - started < 60
 
 
 def test_qemu_killed(run: Run) -> None:

@@ -64,7 +64,7 @@ def test_keep(run: Run, tmp_path: Path) -> None:
         supervisor = psutil.Process(int((guest.files / "supervisor.pid").read_text()))
         qemu = supervisor.children()
         assert output([*VMTESTS, *ways["vmtests"][1:]]) == f"ended {guest.name}"
-        psutil.wait_procs([supervisor, *qemu], timeout=2)
+        psutil.wait_procs([supervisor, *qemu], timeout=20)
         assert not any(process.is_running() for process in (supervisor, *qemu))
         assert not guest.files.exists()
         assert not guest.sockets.exists()

@@ -147,7 +147,7 @@ def test_after_a_signal(run: Run, tmp_path: Path, number: signal.Signals, code: 
     with running(pytest_of_its_own(tmp_path / "out", *SMALL)) as process:
         left = guest_of(process)
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert_gone(*left)
     assert process.returncode == code
 

@@ -91,7 +91,7 @@ def test_1g_folios_beside_boot_memory(run: Run, kernel_name: str, beside: bool) 
         access = bench.oracle.access
         early = access.sections(truth.start_pfn, truth.end_pfn).early
         if bool(early) != beside:
-            raise KernelFailure(f"of the sections of pfn {truth.start_pfn:#x} on, {sorted(early)} exist since boot")
+            raise HostFailure(f"of the sections of pfn {truth.start_pfn:#x} on, {sorted(early)} exist since boot")
         failure = failure_of(partial(see_frames, bench, truth))
         if failure and not beside:
             raise failure
@@ -115,7 +115,7 @@ def test_beside_boot_memory(run: Run, kernel_name: str, kind: NamespaceSpec) -> 
         bench.check_memmap(bench.rebind_over_poison(1))
         first = bind.truth.start_pfn
         if not bench.oracle.access.sections(first, first + 1).early:
-            raise KernelFailure(f"the section of pfn {first:#x} does not exist since boot")
+            raise HostFailure(f"the section of pfn {first:#x} does not exist since boot: this is another machine")
 
 
 def see_frames(bench: Bench, truth: RangeTruth) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmtests.errors import KernelFailure
+from vmtests.errors import HostFailure, KernelFailure
 from vmtests.pmem import NamespaceSpec
 from vmtests.run.bench import Bench
 from vmtests.run.run import Run
@@ -42,7 +42,7 @@ def test_start_in_mid_section(run: Run, kernel_name: str, kind: NamespaceSpec) -
         bench.spec = sized(kind, 4 * SECTION)
         bind_and_check(bench)
         if not bench.namespace.start % SECTION:
-            raise KernelFailure(f"{bench.namespace.name} begins at {bench.namespace.start:#x}, not in mid-section")
+            raise HostFailure(f"{bench.namespace.name} begins at {bench.namespace.start:#x}, not in mid-section")
 
 
 #: Two in one region: alike but for their size, and of two kinds.
@@ -92,7 +92,10 @@ def test_two_namespaces_at_once(run: Run, kernel_name: str, pair: tuple[Namespac
                 bench.check_memmap(bind)
             if together.overlapped:
                 return
-    raise KernelFailure(f"in {TRIES} tries the two binds never were in memmap_init_zone_device() at once")
+    raise HostFailure(
+        f"in {TRIES} tries the two binds never were in memmap_init_zone_device() at once: nothing is known of such "
+        "binds. Run the test again on a machine that is less busy"
+    )
 
 
 @pytest.mark.full
@@ -102,7 +105,7 @@ def test_node_of_the_device(run: Run, kernel_name: str, kind: NamespaceSpec) -> 
     with run.bench(kernel_name, kind, 0, pmem_size=4 * GIB, nodes=2, append=["maxcpus=1"]) as bench:
         cpus = bench.guest.run("cat /sys/devices/system/node/node[01]/cpulist").stdout.split("\n")
         if cpus[0] != "0" or cpus[1]:
-            raise KernelFailure(f"the guest's only CPU is not on node 0: nodes 0 and 1 have {cpus[:2]}")
+            raise HostFailure(f"the guest's only CPU is not on node 0: nodes 0 and 1 have {cpus[:2]}")
         bind_and_check(bench)
         if (node := bench.oracle.node(bench.namespace)) != 1:
             raise KernelFailure(f"{bench.namespace.device} is on node {node}, not on node 1 with its NVDIMM")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vmtests import data, kernel
-from vmtests.errors import KernelFailure
+from vmtests.errors import HostFailure, KernelFailure
 from vmtests.kernel import Patch
 from vmtests.pmem import KINDS, NamespaceSpec
 from vmtests.run.run import Run
@@ -29,7 +29,7 @@ def test_first_bind(run: Run, kernel_name: str, kind: NamespaceSpec) -> None:
     with run.bench(kernel_name, kind, 0, memory_bytes=MEMORY_BYTES[kind.id]) as bench:
         result = bench.check_memmap(bench.create_namespace(over_poison=True))
         if result.pages_poisoned < POISONED * result.pages_expected:
-            raise KernelFailure(
+            raise HostFailure(
                 f"only {result.pages_poisoned} of {result.pages_expected} struct pages of the first {kind.id} lie in "
                 "memory that was overwritten: what the others hold proves nothing"
             )
@@ -60,4 +60,4 @@ def test_a_kernel_that_poisons_by_itself(run: Run, kind: NamespaceSpec) -> None:
         bench.check_memmap(bench.create_namespace(over_poison=True))
         result = bench.check_memmap(bench.rebind_over_poison(1))
         if result.pages_poisoned != result.pages_expected:
-            raise KernelFailure("page_poison=1 has not switched on the kernel's own poison")
+            raise HostFailure("page_poison=1 has not switched on the kernel's own poison: the bind was over none")
