@@ -7,10 +7,13 @@ device nodes neither. Format: Documentation/driver-api/early-userspace/buffer-fo
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 _END = "TRAILER!!!"
+#: The magic number and 13 fields of eight digits.
+_HEADER_BYTES = 6 + 13 * 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,32 @@ class Tree:
         _append(packed, 0, _END, _Node(0))
         packed += bytes(-len(packed) % 512)
         return bytes(packed)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One thing in an archive; `target` is a link's."""
+
+    path: str
+    mode: int
+    size_bytes: int
+    target: str | None = None
+
+
+def members(archive: bytes) -> Iterator[Member]:
+    """Yield what an archive (format newc) holds, in its order."""
+    at = 0
+    while True:
+        fields = [int(archive[at + 6 + 8 * place : at + 14 + 8 * place], 16) for place in range(13)]
+        mode, size, length = fields[1], fields[6], fields[11]
+        name = at + _HEADER_BYTES
+        path = archive[name : name + length - 1].decode()
+        if path == _END:
+            return
+        content = -(-(name + length) // 4) * 4
+        link = archive[content : content + size].decode() if stat.S_ISLNK(mode) else None
+        yield Member(path, mode, size, link)
+        at = -(-(content + size) // 4) * 4
 
 
 def _append(packed: bytearray, inode: int, path: str, node: _Node) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from vmtests.cli import boot, clean, compare, crash, history, host, kernel, memmap, report, vmcore
+from vmtests.cli import boot, clean, compare, crash, drgn, history, host, image, kernel, memmap, report, vmcore
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -19,13 +19,17 @@ examples:
   vmtests kernel list                                the kernels that there are recipes for
   vmtests kernel build patched                       build one, or find it in the cache
   vmtests kernel build patch --kernel-tree ~/linux --patch 0001-mine.patch
+  vmtests boot patched                               a shell in a guest where /dev/pmem0 is bound
+  vmtests boot patched --exec "ndctl list"           one command there, whose exit code is ours
+  vmtests boot patched --keep                        a guest that runs on, for ssh, drgn and gdb
+  vmtests image show                                 what the guests find in their image
   vmtests report runs/monday -o page.html            one page about a run, that opens from disk
   vmtests report runs/monday --format changelog      the text for a patch's changelog
   vmtests compare runs/monday runs/tuesday           two run records, offline
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
-  vmtests boot patched                               a guest to be looked into by ssh, drgn and gdb
+  vmtests drgn GUEST                                 drgn on a guest, with its range, its pgmap, page(pfn) and check()
+  vmtests drgn runs/monday                           the same on the dump of a run that failed
   vmtests memmap check GUEST                         every struct page of a guest that `pytest --keep` has left
-  vmtests memmap check FILE                          the same in a dump that vmtests wrote
   vmtests vmcore --guest GUEST -o FILE               the dump of such a guest, without its holes
   vmtests crash FILE                                 crash(8), new enough for the kernel, on a dump
   vmtests clean                                      which guests were left, how to get in, and what the caches take
@@ -42,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, report, compare, history, boot, memmap, vmcore, crash, clean):
+    for verb in (host, kernel, image, boot, drgn, memmap, report, compare, history, vmcore, crash, clean):
         verb.add(verbs)
     return parser
 

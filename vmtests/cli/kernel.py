@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
-from pathlib import Path
 
-from vmtests.cli.verbs import Verbs, examples
+from vmtests.cli.verbs import Verbs, add_recipe, examples, recipe
 from vmtests.errors import ExitCode
 
 _LIST = """\
@@ -31,11 +29,7 @@ def add(verbs: Verbs) -> None:
     listing.set_defaults(act=_list)
     build = whats.add_parser("build", help="build a kernel, or find it in the cache", **examples(_BUILD))
     build.add_argument("name", metavar="NAME", help="a recipe's name, to which --patch adds; or `patch`")
-    build.add_argument("--patch", action="append", default=[], type=Path, metavar="FILE", help="put it on top")
-    build.add_argument("--kernel-tree", metavar="DIR[@REV]", help="a tree of yours; it is never written to")
-    build.add_argument("--config", type=Path, metavar="FILE", help="build with this .config")
-    build.add_argument("--config-fragment", action="append", default=[], type=Path, metavar="FILE", help="and these")
-    build.add_argument("--cc", default="gcc", choices=("gcc", "clang"), help="the compiler (gcc)")
+    add_recipe(build)
     build.add_argument("--json", action="store_true", help="for a program")
     build.set_defaults(act=_build)
 
@@ -45,10 +39,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
     recipes = [kernel.load(name) for name in kernel.known()]
     if arguments.json:
-        print(json.dumps([recipe.to_json() for recipe in recipes], indent=1))
+        print(json.dumps([one.to_json() for one in recipes], indent=1))
     else:
-        for recipe in recipes:
-            print(f"{recipe.name:12} {recipe.describe()}")
+        for one in recipes:
+            print(f"{one.name:12} {one.describe()}")
     return ExitCode.PASSED
 
 
@@ -57,19 +51,10 @@ def _build(arguments: argparse.Namespace) -> int:
     from vmtests.report import words
     from vmtests.report.progress import Progress
 
-    recipe = kernel.resolve(
-        arguments.name,
-        tree=arguments.kernel_tree,
-        patches=arguments.patch,
-        config=arguments.config,
-        fragments=arguments.config_fragment,
-        cc=arguments.cc,
-    )
-    if arguments.name != kernel.PATCH:
-        recipe = replace(recipe, patches=(*recipe.patches, *map(kernel.Patch.read, arguments.patch)))
+    wanted = recipe(arguments)
     progress = Progress(sys.stderr)
-    with progress.task(f"kernel {recipe.name}") as update:
-        built = kernel.build(recipe, progress=update)
+    with progress.task(f"kernel {wanted.name}") as update:
+        built = kernel.build(wanted, progress=update)
     if arguments.json:
         print(json.dumps(built.to_json(), indent=1))
     else:

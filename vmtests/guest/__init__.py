@@ -8,6 +8,7 @@ from vmtests.guest.kept import Kept
 from vmtests.guest.machine import Machine
 from vmtests.guest.monitor import Monitor, MonitorError
 from vmtests.guest.shell import Result
+from vmtests.guest.terminal import Terminal
 from vmtests.guest.workspace import Workspace
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Monitor",
     "MonitorError",
     "Result",
+    "Terminal",
     "Workspace",
     "boot",
 ]

@@ -25,10 +25,12 @@ class Keeper:
     Attributes:
         wanted: given what ended the guest's context, None for success, returns what it is kept for; "" lets it end.
         kept: told of the guest that runs on.
+        outlives: the guest also runs on when we die without having decided.
     """
 
     wanted: Callable[[BaseException | None], str]
     kept: Callable[[Kept], None]
+    outlives: bool = True
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def boot(
         evidence: a folder, made if need be, for console.log, qemu.stderr, qmp.log, commands.log and argv.sh.
         deadline: seconds that the boot may take on real hardware; a minute by default.
         append: more words for the kernel's command line.
-        keeper: lets the guest outlive us under a supervisor.
+        keeper: lets the guest outlive us under a supervisor; it can be looked into by others meanwhile.
         restore: start from the snapshot of such a guest, taken if there is none; from cold where that cannot be done.
         alone: no other guest may run at the same time.
         tell: called with a line about why a guest has to wait, or boots from cold all the same.
@@ -61,7 +63,8 @@ def boot(
         KernelFailure: the kernel panicked, hangs, or did so later and the body did not notice.
         HostFailure: QEMU cannot be started, or ended by itself.
     """
-    plan = Plan(kernel, image, machine, tuple(append), Logs(evidence), keeper is not None, alone, tell)
+    logs, outlives = Logs(evidence), keeper is not None and keeper.outlives
+    plan = Plan(kernel, image, machine, tuple(append), logs, keeper is not None, outlives, alone, tell)
     start = Start(plan, deadline or BOOT_SECONDS)
     with ExitStack() as stack:
         error: BaseException | None = None

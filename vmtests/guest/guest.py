@@ -16,6 +16,7 @@ from vmtests.guest.machine import Machine
 from vmtests.guest.monitor import Monitor
 from vmtests.guest.process import Process
 from vmtests.guest.shell import Result, Shell
+from vmtests.guest.terminal import Terminal
 from vmtests.guest.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -113,6 +114,28 @@ class Guest:
             HostFailure: QEMU died.
         """
         return self.shell.run(command, seconds=seconds, check=check, line=line, stdin=stdin)
+
+    def stream(self, command: str, take: Callable[[bool, bytes], None], *, seconds: float) -> int:
+        """Run a shell script in the guest whose output goes on as it comes; return its status, -1 for a signal.
+
+        Args:
+            command: the script.
+            take: gets each piece of output, and whether it is of stderr.
+            seconds: the deadline on real hardware.
+
+        Raises:
+            KernelFailure: it did not end, or the guest died.
+            HostFailure: QEMU died.
+        """
+        return self.shell.stream(command, take, seconds=seconds)
+
+    def interact(self, terminal: Terminal) -> None:
+        """Open a login shell on the user's terminal until the user leaves it.
+
+        Raises:
+            KernelFailure, HostFailure: the guest died meanwhile.
+        """
+        self.shell.interact(terminal)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file in the guest; one of sysfs or procfs gets up to a page as a single write."""

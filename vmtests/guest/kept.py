@@ -1,6 +1,6 @@
-"""Guests that were left running by --keep: what they are, how to get in, how to end them.
+"""Guests that were left running by --keep, or are open in `vmtests boot`: what they are, the ways in, their end.
 
-Layout: a kept guest's workspace has `guest.json`, which says what it is, `memmaps.json`, what is known of the memmaps
+Layout: such a guest's workspace has `guest.json`, which says what it is, `memmaps.json`, what is known of the memmaps
 that it has, the client's key and the pinned host key for ssh, and its supervisor's process id.
 """
 
@@ -55,6 +55,7 @@ class Kept:
         started: when, as ISO 8601.
         port: of its SSH server, on 127.0.0.1; None if it never got so far.
         why: what it was kept for.
+        left: whoever started it has gone, or it would not end with them.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Kept:
     memory_bytes: int
     port: int | None
     why: str
+    left: bool = True
 
     @property
     def drgn_socket(self) -> Path:
@@ -90,6 +92,7 @@ class Kept:
             ways.append(shlex.join(["ssh", *options, "-p", str(self.port), "root@127.0.0.1"]))
         if self.kernel.vmlinux is not None:
             vmlinux = str(self.kernel.vmlinux)
+            ways.append(f"vmtests drgn {self.name}")
             ways.append(shlex.join(["drgn", "--qemu", str(self.drgn_socket), "-s", vmlinux]))
             if self.gdb_socket.exists():
                 ways.append(shlex.join(["gdb", vmlinux, "-ex", f"target remote {self.gdb_socket}"]))
@@ -122,8 +125,8 @@ class Kept:
                 yield monitor
 
 
-def begin(launched: Launched, kernel: Kernel, keys: Keys) -> None:
-    """Write down what a supervised guest is, as soon as it runs."""
+def begin(launched: Launched, kernel: Kernel, keys: Keys, *, left: bool) -> None:
+    """Write down what a supervised guest is, as soon as it runs; `left`: it outlives the process that started it."""
     files = launched.workspace.files
     _write(files / _KEY, keys.private_openssh())
     about = {
@@ -132,7 +135,8 @@ def begin(launched: Launched, kernel: Kernel, keys: Keys) -> None:
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "memory_bytes": launched.machine.memory_bytes,
         "port": None,
-        "why": "the tests' process ended before it did",
+        "why": "the tests' process ended before it did" if left else "open in `vmtests boot`, and ends with it",
+        "left": left,
     }
     _write(files / _ABOUT, json.dumps(about, indent=1))
 
@@ -149,7 +153,7 @@ def keep(launched: Launched, stack: ExitStack, why: str) -> Kept:
     gdb = launched.workspace.socket("gdb")
     with suppress(HostFailure):  # a QEMU that does not answer can still be looked at
         launched.monitor.human(f"gdbserver unix:{gdb},server=on,wait=off", seconds=5)
-    _update(launched.workspace.files, why=why)
+    _update(launched.workspace.files, why=why, left=True)
     # It has nothing to do any more, but its memory is taken.
     admission.write(launched.workspace.files, Claim(0, launched.machine.memory_bytes, kept=True))
     _ours[launched.workspace.id] = stack

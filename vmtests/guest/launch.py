@@ -103,7 +103,8 @@ class Plan:
         kernel, image, machine: what boots.
         append: more words for the kernel's command line.
         logs: where its evidence goes.
-        supervised: it does not die with us.
+        supervised: it can be kept, and looked into by others.
+        outlives: it does not die with us.
         alone: no other guest may run at the same time.
         tell: called with a line when it has to wait, or is not started as it was asked for.
     """
@@ -114,6 +115,7 @@ class Plan:
     append: tuple[str, ...]
     logs: Logs
     supervised: bool
+    outlives: bool
     alone: bool
     tell: Callable[[str], None]
 
@@ -174,6 +176,7 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
                 log=logs.console.absolute(),
                 limit=LIMIT,
                 pid_file=workspace.files / PID_FILE,
+                outlives=plan.outlives,
             )
             process: Process = SupervisedProcess(argv, stderr=logs.stderr, inherit=inherit, supervision=supervision)
         else:

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import itertools
 import logging
+import os
 import shlex
 import socket
 import threading
@@ -19,6 +20,7 @@ from vmtests.errors import HostFailure, KernelFailure, VmtestsError
 from vmtests.guest.death import Death
 from vmtests.guest.keys import KIND, Keys
 from vmtests.guest.log import CappedLog, printable
+from vmtests.guest.terminal import Terminal, interact
 
 USER = "root"
 #: How often to log in. Dropbear hangs up on whoever takes longer than 5 minutes, and while a guest under icount is idle
@@ -221,6 +223,36 @@ class Shell:
             raise self._failed(command, status, err.decode(errors="replace"))
         return out
 
+    def stream(self, command: str, take: Callable[[bool, bytes], None], *, seconds: float) -> int:
+        """Run a command and return its status, -1 for a signal; `take` gets its output as it comes, if it is stderr."""
+        with self._begun(command, None, seconds) as (session, start, what):
+            while came := self._death.wait(session.take, seconds * self._patience, what, since=start):
+                for error, data in came:
+                    take(error, data)
+            return self._status(session, what)
+
+    def interact(self, terminal: Terminal) -> None:
+        """Open a login shell on the user's terminal until the user leaves it; see terminal.interact()."""
+        what, seconds = "opening a shell in the guest", 20 * self._patience
+        columns, lines = terminal.size()
+        transport = self._client.get_transport()
+        assert transport is not None
+
+        def start() -> paramiko.Channel:
+            channel = transport.open_session(timeout=seconds)
+            channel.get_pty(os.environ.get("TERM", "vt100"), columns, lines)
+            channel.invoke_shell()
+            return channel
+
+        try:
+            channel = self._death.call(start, seconds, what)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise self._lost(what) from error
+        try:
+            interact(channel, terminal, self._death)
+        finally:
+            threading.Thread(target=_hang_up, args=(channel,), daemon=True, name="hang-up").start()
+
     def _failed(self, command: Sequence[str] | str, status: int, output: str) -> KernelFailure:
         return KernelFailure(
             "a command failed in the guest" + (": a signal ended it" if status == -1 else ""),
@@ -234,23 +266,28 @@ class Shell:
         self, command: Sequence[str] | str, seconds: float, line: Callable[[str], None] | None, stdin: bytes | None
     ) -> tuple[bytes, bytes, int, float]:
         text = command if isinstance(command, str) else shlex.join(command)
+        with self._begun(text, stdin, seconds) as (session, start, what):
+            out, err, status = self._drain(session, line, start, seconds * self._patience, what)
+        took = time.monotonic() - start
+        self._log.write(f"[status {status}, {took:.3f} s]\n".encode())
+        return out, err, status, took
+
+    @contextlib.contextmanager
+    def _begun(self, text: str, stdin: bytes | None, seconds: float) -> Iterator[tuple[_Session, float, str]]:
+        """Start a command and yield its session, when it began, and what to call it; hang up if the body fails."""
         if len(text.encode()) > COMMAND_BYTES:
             raise ValueError(f"a command of {len(text)} characters is longer than the guest's SSH server takes")
         self._death.check("the guest is dead")
         what = f"running `{_short(text)}` in the guest"
         start = time.monotonic()
-        seconds *= self._patience
         self._log.write(f"$ {text}\n".encode())
-        channel = self._open(text, stdin, seconds, what)
+        channel = self._open(text, stdin, seconds * self._patience, what)
         try:
-            out, err, status = self._drain(_Session(channel, stdin, self._death), line, start, seconds, what)
+            yield _Session(channel, stdin, self._death), start, what
         except BaseException:
             # In a thread, as whatever takes paramiko's locks: a Ctrl-C in our own would leave them taken.
             threading.Thread(target=_hang_up, args=(channel,), daemon=True, name="hang-up").start()
             raise
-        took = time.monotonic() - start
-        self._log.write(f"[status {status}, {took:.3f} s]\n".encode())
-        return out, err, status, took
 
     def _open(self, text: str, stdin: bytes | None, seconds: float, what: str) -> paramiko.Channel:
         transport = self._client.get_transport()
@@ -287,6 +324,10 @@ class Shell:
                 )
         if lines is not None:
             lines.take(b"", final=True)
+        return bytes(out), bytes(err), self._status(session, what)
+
+    def _status(self, session: _Session, what: str) -> int:
+        """Return the status of a command that has ended, -1 if a signal did it."""
         assert session.status is not None
         transport = self._client.get_transport()
         if session.status == -1 and transport is not None:
@@ -294,7 +335,7 @@ class Shell:
             transport.join(0.5)
             if not transport.is_active():
                 raise self._lost(what)
-        return bytes(out), bytes(err), session.status
+        return session.status
 
     def _lost(self, what: str) -> VmtestsError:
         """Return the failure for a broken connection, after a short wait for an oops that explains it."""

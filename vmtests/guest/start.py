@@ -80,7 +80,7 @@ class Start:
         plan, death, keys = self.plan, launched.death, Keys()
         kernel, patience = plan.kernel, plan.patience
         if plan.supervised:
-            kept.begin(launched, kernel, keys)
+            kept.begin(launched, kernel, keys, left=plan.outlives)
         with contextlib.suppress(OSError):  # QEMU has died, as the next wait will notice
             launched.keys.sendall(keys.message())
         port = _port(launched.monitor)

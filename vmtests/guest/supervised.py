@@ -26,6 +26,7 @@ class Supervision:
         hold: what else it keeps open, such as the locks of the guest's folders.
         log, limit: the console's file, and the bytes that it may have.
         pid_file: takes the supervisor's process id.
+        outlives: QEMU runs on after our end.
     """
 
     console: int
@@ -34,6 +35,7 @@ class Supervision:
     log: Path
     limit: int
     pid_file: Path
+    outlives: bool
 
 
 class SupervisedProcess(Process):
@@ -76,6 +78,7 @@ class SupervisedProcess(Process):
             "log": str(wanted.log),
             "limit": wanted.limit,
             "pid_file": str(wanted.pid_file),
+            "outlives": wanted.outlives,
         }
         return subprocess.Popen(
             # Isolated: nothing of the user's environment is imported, and nothing from its own folder.

@@ -8,7 +8,8 @@ but the standard library. Its only argument is JSON:
 - `lifeline`: a socket; QEMU's process id is written to it, and its end is the end of the tests' process;
 - `console`, `drain`: sockets that somebody must read when nobody else does any more, or QEMU would wait for ever: the
   console, which goes on in the file `log` up to `limit` bytes, and others;
-- `pid_file`: takes our own process id.
+- `pid_file`: takes our own process id;
+- `outlives`: whether QEMU runs on when the tests' process has ended without a word about it.
 
 Whatever else it inherits it holds: the locks of the guest's folders. It ends as QEMU ends, with the same status.
 """
@@ -74,6 +75,8 @@ def _watch(job: dict[str, Any], qemu: subprocess.Popen[bytes]) -> int:
                 return qemu.wait()
             if descriptor == job["lifeline"]:
                 poll.unregister(descriptor)
+                if not job["outlives"]:
+                    qemu.kill()
                 for source in (job["console"], *job["drain"]):
                     poll.register(source, select.POLLIN)
                 continue

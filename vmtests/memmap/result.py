@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +89,17 @@ class MemmapResult:
     seconds: float
     read_limit_seconds: float
     wrong_fields: tuple[WrongField, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, with whether it passed."""
+        examples, wrong = ([one.to_json() for one in found] for found in (self.examples, self.wrong_fields))
+        return {
+            **vars(self),
+            "histogram": dict(self.histogram),
+            "examples": examples,
+            "wrong_fields": wrong,
+            "passed": self.passed,
+        }
 
     @property
     def complete(self) -> bool:

@@ -39,8 +39,13 @@ class Nvdimm:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][\w.-]*", self.id, re.ASCII):
             raise UsageError(f"{self.id!r} cannot name an NVDIMM: a letter first, then letters, digits, '-', '.', '_'")
-        size.check(f"NVDIMM {self.id}", self.size_bytes, multiple=REGION_ALIGN_BYTES)
+        self.check(self.size_bytes, f"NVDIMM {self.id}")
         size.check(f"the label area of NVDIMM {self.id}", self.label_bytes, multiple=4 * size.KIB, least=LABEL_BYTES)
+
+    @staticmethod
+    def check(size_bytes: int, what: str = "an NVDIMM") -> None:
+        """Raise a UsageError, which calls it `what`, if none can be of this size."""
+        size.check(what, size_bytes, multiple=REGION_ALIGN_BYTES)
 
     @staticmethod
     def backing_bytes(size_bytes: int, label_bytes: int = LABEL_BYTES) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vmtests.guest.log import printable
 from vmtests.record import (
@@ -17,6 +18,10 @@ from vmtests.record import (
     RecordWriter,
 )
 from vmtests.report import series, table, words
+
+if TYPE_CHECKING:
+    from vmtests.memmap import MemmapResult
+    from vmtests.memmap.known import Known
 
 
 def render(record: Record | RecordWriter, *, width: int, colour: bool) -> str:
@@ -47,6 +52,12 @@ def render(record: Record | RecordWriter, *, width: int, colour: bool) -> str:
     if failures:
         parts.append("\n".join(["evidence:", *(f"  {record.folder / entry.path}" for entry in failures)]))
     return "\n\n".join(parts)
+
+
+def checked(known: Known, result: MemmapResult) -> str:
+    """Return the outcome of looking again at a memmap, and the first of what is wrong, a line each."""
+    line = words.memmap(str(known), result.pages_checked, result.pages_expected, result.mismatches, result.seconds)
+    return "\n".join([line, *(f"  {example}" for example in result.examples)])
 
 
 def kept(name: str, kernel: str, why: str, ways_in: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from vmtests.host import Accelerator, Host
 from vmtests.image import Image
 from vmtests.kernel import Kernel, Recipe
 from vmtests.memmap import Oracle
-from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, plug
+from vmtests.pmem import BackingFile, NamespaceSpec
 from vmtests.record import BindEntry, GuestEntry, HostEntry, KernelEntry, RecordWriter
 from vmtests.report import words
 from vmtests.report.progress import Progress
@@ -26,6 +26,7 @@ from vmtests.run import patches, unprobed, verdicts
 from vmtests.run.bench import Bench
 from vmtests.run.dumps import NAME as DUMP
 from vmtests.run.dumps import Dumps
+from vmtests.run.furnish import insert
 from vmtests.run.keeping import Keeping
 from vmtests.run.options import Options
 from vmtests.run.pairs import Pairs
@@ -279,13 +280,8 @@ class Run:
                 probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
             else:
                 probes = stack.enter_context(unprobed.listening(guest, oracle))
-            if backing is None:
-                path = guest.workspace.files / "nvdimm0"
-                backing = guest.own(BackingFile.create(path, Nvdimm.backing_bytes(size)))
-            node = nodes - 1 if nodes > 1 else None
-            nvdimm = Nvdimm(id="nvdimm0", backing=backing.path, size_bytes=size, node=node)
             with self.progress.task(f"{name}: hot-plug"):
-                region = plug(guest, nvdimm)
+                region = insert(guest, size, backing=backing, node=nodes - 1 if nodes > 1 else None)
             # Entered last: the dump is written before anything of the guest is taken away.
             stack.enter_context(self.dumps.watch(guest, lambda: oracle.known))
             yield Bench(

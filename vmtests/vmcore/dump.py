@@ -18,8 +18,9 @@ from vmtests.memmap.check import check
 from vmtests.memmap.known import Known
 from vmtests.memmap.physical import Region
 from vmtests.memmap.result import EXAMPLES, MemmapResult
+from vmtests.memmap.session import Session
 from vmtests.vmcore import elf
-from vmtests.vmcore.about import About
+from vmtests.vmcore.about import NAME, TYPE, About
 from vmtests.vmcore.elf import Core
 
 #: What a segment has no bytes for reads as zeros, as this file does everywhere.
@@ -116,6 +117,12 @@ class Dump:
                 yield known, check(self.access, known.truth, node=known.node, poison=known.poison, limit=limit)
             except drgn.FaultError as error:
                 raise HostFailure(f"{self.file} lacks memory that leads to the memmap of {known}: {error}") from error
+
+    def session(self) -> Session:
+        """Return it for drgn; one that vmtests did not write has nothing told about its memmaps."""
+        about = self.about if self.core.note(NAME, TYPE) is not None else None
+        said = f", kernel {about.kernel} {about.release}: {about.reason}" if about else ""
+        return Session(f"{self.file}{said}", self.program, about.memmaps if about else (), self.check)
 
 
 def _vmlinux(file: Path, info: str, given: Path | None) -> Path:

@@ -234,6 +234,7 @@ def how_to_open(file: Path, vmlinux: Path | None) -> tuple[str, ...]:
     namelist = str(vmlinux) if vmlinux is not None else "VMLINUX"
     commands = (
         ("vmtests", "memmap", "check", str(file)),
+        ("vmtests", "drgn", str(file)),
         ("drgn", "-c", str(file), "-s", namelist),
         ("vmtests", "crash", str(file)),
     )
