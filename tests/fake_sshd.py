@@ -1,14 +1,19 @@
-"""An SSH server that runs its commands on the host: the guest's, for tests without a VM."""
+"""An SSH server that runs its commands on the host, and shells on a terminal: the guest's, for tests without a VM."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
+import pty
 import socket
+import struct
 import subprocess
+import termios
 import threading
 from collections.abc import Callable
+from typing import IO, Any
 
 import paramiko
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -55,6 +60,8 @@ class _Server(paramiko.ServerInterface):
         self.transport = transport
         self.authorized = authorized
         self.translate = translate
+        self.size: tuple[int, ...] = ()
+        self.terminal = -1
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         return AUTH_SUCCESSFUL if username == "root" and key.get_base64() == self.authorized else AUTH_FAILED
@@ -65,6 +72,32 @@ class _Server(paramiko.ServerInterface):
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         self.transport.begun = threading.Thread(target=self.execute, args=(channel, command.decode()), daemon=True)
         return True
+
+    def check_channel_pty_request(self, _channel: paramiko.Channel, _term: bytes, *size: Any) -> bool:
+        self.size = size[:4]  # what follows are modes
+        return True
+
+    def check_channel_window_change_request(self, _channel: paramiko.Channel, *size: int) -> bool:
+        _resize(self.terminal, size)
+        return True
+
+    def check_channel_shell_request(self, channel: paramiko.Channel) -> bool:
+        self.transport.begun = threading.Thread(target=self.serve_shell, args=(channel,), daemon=True)
+        return True
+
+    def serve_shell(self, channel: paramiko.Channel) -> None:
+        self.terminal, theirs = pty.openpty()
+        _resize(theirs, self.size)
+        # A session of its own makes the terminal the shell's, so that Ctrl-C there is a signal.
+        shell = ["setsid", "--ctty", "--wait", "sh", "-i"]
+        process = subprocess.Popen(shell, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "PS1": "$ "})
+        os.close(theirs)
+        with os.fdopen(self.terminal, "r+b", buffering=0) as terminal:
+            threading.Thread(target=_feed, args=(channel, os.fdopen(os.dup(self.terminal), "wb")), daemon=True).start()
+            _drain(terminal, channel.sendall)
+        with contextlib.suppress(OSError):  # the client has left
+            channel.send_exit_status(process.wait())
+            channel.close()
 
     def execute(self, channel: paramiko.Channel, text: str) -> None:
         if text == "hang up":
@@ -93,14 +126,19 @@ class _Server(paramiko.ServerInterface):
             channel.close()
 
 
-def _feed(channel: paramiko.Channel, pipe: io.BufferedIOBase) -> None:
+def _resize(terminal: int, size: tuple[int, ...]) -> None:
+    columns, lines, width, height = size
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, width, height))
+
+
+def _feed(channel: paramiko.Channel, pipe: IO[bytes]) -> None:
     with contextlib.suppress(OSError), pipe:
         while data := channel.recv(1 << 16):
             pipe.write(data)
             pipe.flush()
 
 
-def _drain(pipe: io.BufferedIOBase, send: Callable[[bytes], None]) -> None:
+def _drain(pipe: IO[bytes], send: Callable[[bytes], None]) -> None:
     with contextlib.suppress(OSError), pipe:
         while data := os.read(pipe.fileno(), 1 << 16):
             send(data)

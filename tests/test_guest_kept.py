@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from tests.fake_boot import ROOT, Booter, booting
+from vmtests.cli import main
 from vmtests.errors import ExitCode, KernelFailure, UsageError
 from vmtests.guest import Keeper, Kept, Workspace, kept
 
@@ -26,10 +28,10 @@ from tests.fake_boot import _booter
 from vmtests.guest import Keeper
 
 folder = Path(sys.argv[1])
-keeper = Keeper(lambda error: "a test", lambda kept: print(kept.name, flush=True))
+keeper = Keeper(lambda error: "a test", lambda kept: print(kept.name, flush=True), outlives=sys.argv[2] != "shell")
 with _booter(folder)(keeper=keeper) as guest:
     print(guest.pid, flush=True)
-    if sys.argv[2] == "die":
+    if sys.argv[2] in ("die", "shell"):
         os.kill(os.getpid(), signal.SIGKILL)
     guest.console.send(b"x")
 """
@@ -133,6 +135,27 @@ def test_outlives_the_process(tmp_path: Path, how: str) -> None:
     kept.end(left)
     assert gone(pid)
     assert kept.find_all() == []
+
+
+@pytest.mark.usefixtures("booter")
+def test_a_guest_of_an_open_shell_ends_with_it(tmp_path: Path) -> None:
+    """Others can look into it, and yet SIGKILL of the one that has the shell leaves nothing."""
+    pid, _ = run(tmp_path, "shell")
+    wait_for_the_end(pid)
+    Workspace.sweep()
+
+
+def test_a_guest_of_an_open_shell_is_not_one_that_was_left(booter: Booter, capsys: pytest.CaptureFixture[str]) -> None:
+    with booter(keeper=Keeper(lambda _: "", lambda _: None, outlives=False)) as guest:
+        [there] = kept.find_all()
+        assert (there.left, there.why) == (False, "open in `vmtests boot`, and ends with it")
+        assert main(["clean", "--guests"]) == ExitCode.PASSED
+        assert guest.run(["true"]).status == 0
+        capsys.readouterr()
+        assert main(["clean", "--json"]) == ExitCode.PASSED
+        [shown] = json.loads(capsys.readouterr().out)["guests"]
+        assert (shown["name"], shown["left"]) == (there.name, False)
+        assert f"vmtests vmcore --guest {there.name} -o {there.name}.vmcore" in shown["ways_in"]
 
 
 @pytest.mark.usefixtures("booter")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from vmtests import data, image
-from vmtests.cpio import Tree
+from vmtests.cpio import Member, Tree, members
 from vmtests.errors import HostFailure
 from vmtests.host.kvm import INIT_LINE
 from vmtests.image import initramfs, recipe
@@ -58,6 +58,10 @@ def test_an_archive_holds_what_the_tree_holds() -> None:
     assert found["bin"] == (stat.S_IFLNK | 0o777, b"usr/bin")
     assert found["root"] == (stat.S_IFDIR | 0o700, b"")
     assert stat.S_ISCHR(found["dev/console"][0])
+    listed = {one.path: one for one in members(tree.pack())}
+    assert list(listed) == list(found)
+    assert listed["odd"] == Member("odd", stat.S_IFREG | 0o644, 5)
+    assert listed["bin"] == Member("bin", stat.S_IFLNK | 0o777, 7, "usr/bin")
     assert list(found).index("usr") < list(found).index("usr/bin") < list(found).index("usr/bin/tool")
 
 

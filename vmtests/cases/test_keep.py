@@ -56,6 +56,14 @@ def test_keep(run: Run, tmp_path: Path) -> None:
             assert subprocess.run(check, capture_output=True, check=False).returncode == ExitCode.KERNEL_FAILED
         assert "0 wrong" in output(check)
 
+        look = [*VMTESTS, "drgn", guest.name, "-c"]
+        assert "<fsdax-dev pfn0.0: pfn 0x104200 to 0x200000" in output([*look, "print(*ranges())"])
+        assert output([*look, "print(page(pfns[0])._refcount.counter.value_(), pgmap.type.value_())"]) == "0 3"
+        with wrong_bit(guest):
+            said = output([*look, "print(check())"])
+            assert "1 wrong" in said
+            assert said.endswith("False")
+
         file = str(tmp_path / "vmcore")
         assert f"vmtests memmap check {file}" in output([*VMTESTS, "vmcore", "--guest", guest.name, "-o", file])
         assert "1,031,680 of 1,031,680 struct pages checked" in output([*VMTESTS, "memmap", "check", file])

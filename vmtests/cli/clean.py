@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmtests.cli.verbs import Verbs
+from vmtests.cli.verbs import Verbs, examples
 from vmtests.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from vmtests.cache import Entry
+    from vmtests.guest import Kept
 
 _EXAMPLES = """\
-examples:
   vmtests clean                           show the guests that were left, how to get in, and what the caches take
   vmtests clean guest-0123abcd            end that guest
   vmtests clean --guests                  end all guests that were left
   vmtests clean --older-than 30d          show what has not been used for 30 days
   vmtests clean --older-than 30d --yes    free it
   vmtests clean --size 5G --yes           free what was used longest ago, until the caches take 5 GiB
+  vmtests clean --json                    the same for a program
 
 What a running vmtests uses is never freed.
 """
@@ -34,62 +37,86 @@ def add(verbs: Verbs) -> None:
     clean = verbs.add_parser(
         "clean",
         help="end guests that were left by --keep, and free caches",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **examples(_EXAMPLES),
     )
     clean.add_argument("names", nargs="*", metavar="GUEST", help="a guest to end")
-    clean.add_argument("--guests", action="store_true", help="end all guests that were left")
+    clean.add_argument("--guests", action="store_true", help="end all guests that were left, but those of open shells")
     clean.add_argument("--older-than", metavar="AGE", help="free what was not used for so long, such as 12h, 30d, 8w")
     clean.add_argument("--size", metavar="SIZE", help="free what was used longest ago until so much is left: 0, 5G")
     clean.add_argument("--yes", action="store_true", help="do free it, instead of showing what would go")
+    clean.add_argument("--json", action="store_true", help="for a program")
     clean.set_defaults(act=_clean)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
+    from vmtests import cache
     from vmtests.guest import Workspace, kept
 
     age = None if arguments.older_than is None else _age(arguments.older_than)
     size = None if arguments.size is None else _size(arguments.size)
     if arguments.yes and age is None and size is None:
         raise UsageError("--yes frees what --older-than or --size names: give one of them")
-    for folder in Workspace.sweep():
-        print(f"removed {folder}, which nobody owned any more")
-    there = kept.find_all()
-    ending = there if arguments.guests else [kept.find(name) for name in arguments.names]
+    removed = Workspace.sweep()
+    left = [guest for guest in kept.find_all() if guest.left]
+    ending = left if arguments.guests else [kept.find(name) for name in arguments.names]
+    if not arguments.json:
+        for folder in removed:
+            print(f"removed {folder}, which nobody owned any more")
     for guest in ending:
         kept.end(guest)
-        print(f"ended {guest.name}")
-    if age is not None or size is not None:
-        _free(age, size, really=arguments.yes)
+        if not arguments.json:
+            print(f"ended {guest.name}")
+    choosing = age is not None or size is not None
+    found = cache.entries()
+    if choosing:
+        chosen = choose(found, time.time(), age, size)
+        found = [entry for entry in chosen if not arguments.yes or cache.free(entry)]
+    if arguments.json:
+        print(json.dumps(_state(removed, ending, found, freed=arguments.yes), indent=1))
+    elif choosing:
+        _print(found)
+        print(f"{_sum(found)} freed" if arguments.yes else f"{_sum(found)} would be freed: add --yes")
     elif not ending:
-        _show()
+        _show(found)
     return ExitCode.PASSED
 
 
-def _show() -> None:
+def _state(removed: Sequence[Path], ended: Sequence[Kept], found: Sequence[Entry], *, freed: bool) -> dict[str, object]:
+    """Return what was done, what runs, and the cache's entries: those that were asked for, or all."""
+    from vmtests.guest import kept
+
+    guests = [
+        {"name": one.name, "kernel": one.kernel.name, "why": one.why, "left": one.left, "ways_in": one.ways_in()}
+        for one in kept.find_all()
+    ]
+    entries = [{**vars(one), "path": str(one.path), "kind": one.kind} for one in found]
+    return {
+        "removed": list(map(str, removed)),
+        "ended": [one.name for one in ended],
+        "guests": guests,
+        "freed": freed,
+        "cache": entries,
+    }
+
+
+def _sum(entries: Sequence[Entry]) -> str:
+    from vmtests.report import words
+
+    return words.size_about(sum(entry.size_bytes for entry in entries))
+
+
+def _show(found: Sequence[Entry]) -> None:
     from vmtests import cache
     from vmtests.guest import kept
-    from vmtests.report import summary, words
+    from vmtests.report import summary
 
     guests = kept.find_all()
     for guest in guests:
         print(summary.kept(guest.name, guest.kernel.name, guest.why, guest.ways_in()) + "\n")
     if not guests:
         print("no guest was left\n")
-    found = cache.entries()
     _print(found)
-    print(f"{words.size_about(sum(entry.size_bytes for entry in found))} in {cache.root()}; see `vmtests clean --help`")
-
-
-def _free(age: float | None, size: int | None, *, really: bool) -> None:
-    from vmtests import cache
-    from vmtests.report import words
-
-    chosen = choose(cache.entries(), time.time(), age, size)
-    gone = [entry for entry in chosen if not really or cache.free(entry)]
-    _print(gone)
-    bytes_gone = words.size_about(sum(entry.size_bytes for entry in gone))
-    print(f"{bytes_gone} freed" if really else f"{bytes_gone} would be freed: add --yes")
+    print(f"{_sum(found)} in {cache.root()}; see `vmtests clean --help`")
 
 
 def choose(entries: Sequence[Entry], now: float, age: float | None, size: int | None) -> list[Entry]:
@@ -114,7 +141,6 @@ def _print(entries: Sequence[Entry]) -> None:
 
 def _title(entry: Entry) -> str:
     """Return what an entry is, as far as it says so itself."""
-    import json
 
     for name in ("kernel.json", "snapshot.json"):
         path = entry.path / name

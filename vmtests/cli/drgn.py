@@ -7,7 +7,6 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,29 +15,26 @@ from vmtests.cli.verbs import Verbs, examples
 from vmtests.errors import ExitCode, UsageError, VmtestsError
 
 if TYPE_CHECKING:
-    from drgn import Object
-
-    from vmtests.memmap import MemmapResult
     from vmtests.memmap.session import Session
 
 _EXAMPLES = """\
   vmtests drgn guest-7e26f555                                  a guest that `vmtests clean` shows
   vmtests drgn runs/monday                                     the dump that a failed run has left
-  vmtests drgn guest-7e26f555 -c "print(ranges)"
+  vmtests drgn guest-7e26f555 -c "print(ranges())"
   vmtests drgn runs/monday -c "print(page(pfns[0]).flags)"     the first page's flags
   vmtests drgn runs/monday -c "check()"                        every struct page
-  vmtests drgn /tmp/vmcore count.py --verbose                  a script, with arguments of its own
+  vmtests drgn /tmp/vmcore count.py -- --verbose               a script, and its own arguments
 
 There as in drgn: prog, Object, cast, drgn.helpers.linux; and of ours:
 """
 
 #: What is there besides what drgn brings: name to what it is.
 _HELPERS = {
-    "ranges": "every ZONE_DEVICE range that the kernel has: .name, .pfns, .pgmap, .truth",
-    "pfns": "the pages of ranges[0] that have data, as a range: pfns[0], len(pfns)",
+    "ranges()": "every ZONE_DEVICE range that the kernel has: .name, .pfns, .pgmap, .truth",
+    "pfns": "the pages of the first one that hold data, as a range: pfns[0], len(pfns)",
     "pgmap": "its struct dev_pagemap",
-    "page(pfn)": "a page's struct page: page(pfns[0])",
-    "check()": "compare every byte of every struct page with what it must hold, and print what is wrong",
+    "page(pfn)": "the struct page of a page: page(pfns[0])",
+    "check()": "compare every byte of every struct page, print what is wrong, say whether all is right",
 }
 _HELP = "\n".join(f"  {name:10} {what}" for name, what in _HELPERS.items())
 
@@ -48,27 +44,26 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add_parser("drgn", help="open drgn on a guest or a dump", **examples(f"{_EXAMPLES}{_HELP}\n"))
     add_target(parser)
     parser.add_argument("-c", "--exec", metavar="CODE", help="run this Python instead of asking for some")
-    parser.add_argument("script", nargs="?", type=Path, metavar="SCRIPT", help="run this file instead")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG", help="SCRIPT's own")
+    parser.add_argument("script", nargs="*", metavar="SCRIPT", help="run this file instead; its options go after --")
     parser.set_defaults(act=_drgn)
 
 
 def _drgn(arguments: argparse.Namespace) -> int:
-    if arguments.exec is not None and arguments.script is not None:
+    code, script = arguments.exec, arguments.script
+    if code is not None and script:
         raise UsageError("give either --exec CODE or a script, not both")
-    if arguments.script is not None and not arguments.script.is_file():
-        raise UsageError(f"there is no script {arguments.script}")
-    interactive = arguments.exec is None and arguments.script is None
+    if script and not Path(script[0]).is_file():
+        raise UsageError(f"there is no script {script[0]}")
+    interactive = code is None and not script
     if interactive and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("drgn needs a terminal, and this is none: --exec CODE or a script runs without one")
     with look_into(arguments.target, arguments.vmlinux) as session:
         if interactive:
             return _ask(session)
-        if arguments.exec is not None:
-            code = arguments.exec
+        if code is not None:
             return _run(session, lambda there: exec(compile(code, "<--exec>", "exec"), there))
-        sys.argv = [str(arguments.script), *arguments.arguments]
-        return _run(session, lambda there: runpy.run_path(str(arguments.script), there, "__main__"))
+        sys.argv = script
+        return _run(session, lambda there: runpy.run_path(script[0], there, "__main__"))
 
 
 def _ask(session: Session) -> int:
@@ -77,7 +72,7 @@ def _ask(session: Session) -> int:
     print(version_header())
     run_interactive(
         session.program,
-        banner_func=lambda banner: f"{banner}\n\n{session.title}\n{_HELP}\n{chr(10).join(map(repr, session.ranges))}",
+        banner_func=lambda banner: f"{banner}\n\n{session.title}\n{_HELP}\n{chr(10).join(map(repr, session.ranges()))}",
         globals_func=lambda there: there | _helpers(session),
     )
     return ExitCode.PASSED
@@ -102,32 +97,21 @@ def _run(session: Session, code: Callable[[dict[str, Any]], object]) -> int:
 
 
 def _helpers(session: Session) -> dict[str, Any]:
-    first = session.ranges[0] if session.ranges else None
+    from vmtests.report import summary
+
+    def check() -> bool:
+        """Compare every byte of every struct page with what it must hold, and return whether all is right."""
+        passed = True
+        for known, result in session.checks():
+            print(summary.checked(known, result))
+            passed &= result.passed
+        return passed
+
+    first = next(iter(session.ranges()), None)
     return {
         "ranges": session.ranges,
         "pfns": first.pfns if first else range(0),
         "pgmap": first.pgmap if first else None,
-        "page": _page(session),
-        "check": partial(_check, session),
+        "page": session.page,
+        "check": check,
     }
-
-
-def _page(session: Session) -> Callable[[int], Object]:
-    """Return a function that Python's help() can tell about."""
-
-    def page(pfn: int) -> Object:
-        """Return the struct page of a page: struct page *."""
-        return session.page(pfn)
-
-    return page
-
-
-def _check(session: Session) -> list[MemmapResult] | None:
-    """Look at every struct page, print what was found, and return it where nobody prints it."""
-    from vmtests.report import summary
-
-    found = []
-    for known, result in session.checks():
-        print(summary.checked(known, result))
-        found.append(result)
-    return found

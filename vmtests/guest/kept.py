@@ -38,6 +38,8 @@ _KEY, _KNOWN_HOSTS = "client-key", "known-hosts"
 
 #: How long a kept guest may take to end.
 END_SECONDS = 10.0
+#: How long QEMU may take to greet on a monitor that nobody else is connected to.
+GREETING_SECONDS = 5.0
 
 # The guests that we have kept ourselves, and what would have ended them.
 _ours: dict[str, ExitStack] = {}
@@ -114,15 +116,28 @@ class Kept:
         """Connect to its monitor.
 
         Raises:
-            HostFailure: it has ended, or somebody else is connected.
+            HostFailure: it has ended, or somebody else is connected, to this monitor or to drgn's.
         """
+        for path in (self.drgn_socket, self.qmp_socket):
+            self._require_free(path)
         with socket.socket(socket.AF_UNIX) as connection, CappedLog(Path(os.devnull)) as log:
-            try:
-                connection.connect(str(self.qmp_socket))
-            except OSError as error:
-                raise HostFailure(f"{self.name} has no monitor any more ({error.strerror}): it has ended") from error
+            connection.connect(str(self.qmp_socket))
             with Monitor(connection, log, Death()) as monitor:
                 yield monitor
+
+    def _require_free(self, monitor: Path) -> None:
+        """See that nobody is connected to a monitor: it serves one at a time, and the next would wait for ever."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(GREETING_SECONDS)
+            try:
+                connection.connect(str(monitor))
+                connection.recv(1)
+            except TimeoutError:
+                raise HostFailure(
+                    f"somebody else looks into {self.name} ({monitor} is taken): leave drgn there first"
+                ) from None
+            except OSError as error:
+                raise HostFailure(f"{self.name} has no monitor any more ({error.strerror}): it has ended") from error
 
 
 def begin(launched: Launched, kernel: Kernel, keys: Keys, *, left: bool) -> None:

@@ -249,7 +249,8 @@ class Shell:
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise self._lost(what) from error
         try:
-            interact(channel, terminal, self._death)
+            if interact(channel, terminal, self._death) and channel.recv_exit_status() == -1:
+                self._require_connection("the shell in the guest")
         finally:
             threading.Thread(target=_hang_up, args=(channel,), daemon=True, name="hang-up").start()
 
@@ -329,13 +330,17 @@ class Shell:
     def _status(self, session: _Session, what: str) -> int:
         """Return the status of a command that has ended, -1 if a signal did it."""
         assert session.status is not None
-        transport = self._client.get_transport()
-        if session.status == -1 and transport is not None:
-            # No status: a signal ended the command, or the connection broke; then paramiko's thread is ending too.
-            transport.join(0.5)
-            if not transport.is_active():
-                raise self._lost(what)
+        if session.status == -1:
+            self._require_connection(what)
         return session.status
+
+    def _require_connection(self, what: str) -> None:
+        """Tell, where there is no status, a signal that ended the command from a connection that broke."""
+        transport = self._client.get_transport()
+        assert transport is not None
+        transport.join(0.5)  # paramiko's thread is ending then
+        if not transport.is_active():
+            raise self._lost(what)
 
     def _lost(self, what: str) -> VmtestsError:
         """Return the failure for a broken connection, after a short wait for an oops that explains it."""

@@ -93,8 +93,8 @@ class Terminal:
             data = data[os.write(self.screen, data) :]
 
 
-def interact(channel: paramiko.Channel, terminal: Terminal, death: Death) -> None:
-    """Connect the terminal with a shell in the guest until that ends or the user leaves.
+def interact(channel: paramiko.Channel, terminal: Terminal, death: Death) -> bool:
+    """Connect the terminal with a shell in the guest until that ends or the user leaves; return whether it ended.
 
     Args:
         channel: the shell's, with a terminal of its own.
@@ -105,10 +105,10 @@ def interact(channel: paramiko.Channel, terminal: Terminal, death: Death) -> Non
         KernelFailure, HostFailure: the guest died, or takes no more keys.
     """
     channel.settimeout(SECONDS)
-    keys = _Keys()
+    keys, ended = _Keys(), False
     with terminal.raw(), _resized() as resized, _died(death) as died:
         sources: list[paramiko.Channel | socket.socket | int] = [channel, terminal.keys, resized, died]
-        while not keys.left:
+        while not (keys.left or ended):
             ready, _, _ = select.select(sources, [], [])
             if died in ready:
                 break
@@ -117,8 +117,7 @@ def interact(channel: paramiko.Channel, terminal: Terminal, death: Death) -> Non
                 channel.resize_pty(*terminal.size())
             if channel in ready:
                 data = channel.recv(1 << 16)
-                if not data:
-                    break
+                ended = not data
                 terminal.write(data)
             if terminal.keys in ready:
                 typed = os.read(terminal.keys, 1 << 10)
@@ -126,6 +125,7 @@ def interact(channel: paramiko.Channel, terminal: Terminal, death: Death) -> Non
                     break
                 _send(channel, keys.take(typed))
     death.check("the guest died under the shell")
+    return ended
 
 
 def _send(channel: paramiko.Channel, keys: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from vmtests.memmap.check import check
 from vmtests.memmap.known import Known
 from vmtests.memmap.result import MemmapResult
 from vmtests.memmap.session import Session
-
-#: How long QEMU may take to greet on a monitor that nobody else holds.
-GREETING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,13 @@ def look_into(guest: Kept) -> Iterator[Session]:
         memmaps = tuple(map(Known.from_json, guest.memmaps()))
     except (KeyError, TypeError, ValueError) as error:
         raise HostFailure(f"what {guest.name} was left with is of another version of vmtests: {error!r}") from error
-    with guest.monitor() as monitor:
-        _require_free(guest)
-        with attach(_Left(guest.kernel, guest.drgn_socket, monitor)) as access:
-            yield Session(
-                title=f"{guest.name}, kernel {guest.kernel.name} {guest.kernel.release}",
-                program=access.program,
-                known=memmaps,
-                checks=lambda: _checks(guest, access, memmaps),
-            )
+    with guest.monitor() as monitor, attach(_Left(guest.kernel, guest.drgn_socket, monitor)) as access:
+        yield Session(
+            title=f"{guest.name}, kernel {guest.kernel.name} {guest.kernel.release}",
+            program=access.program,
+            known=memmaps,
+            checks=lambda: _checks(guest, access, memmaps),
+        )
 
 
 def _checks(guest: Kept, access: Access, memmaps: tuple[Known, ...]) -> Iterator[tuple[Known, MemmapResult]]:
@@ -57,16 +51,3 @@ def _checks(guest: Kept, access: Access, memmaps: tuple[Known, ...]) -> Iterator
         raise UsageError(f"{guest.name} has no namespace that vmtests has made: there is no memmap to be checked")
     for known in memmaps:
         yield known, check(access, known.truth, node=known.node, poison=known.poison)
-
-
-def _require_free(guest: Kept) -> None:
-    """See that nobody has drgn's monitor: it serves one at a time, and drgn would wait for its turn for ever."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(GREETING_SECONDS)
-        try:
-            connection.connect(str(guest.drgn_socket))
-            connection.recv(1)
-        except TimeoutError:
-            raise HostFailure(f"somebody else has {guest.name} open in drgn: leave that first") from None
-        except OSError as error:
-            raise HostFailure(f"{guest.name} has no monitor for drgn any more ({error.strerror})") from error

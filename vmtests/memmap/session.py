@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import drgn
 from drgn.helpers.linux.mm import pfn_to_page
@@ -59,9 +58,8 @@ class Session:
     known: tuple[Known, ...]
     checks: Callable[[], Iterable[tuple[Known, MemmapResult]]]
 
-    @cached_property
     def ranges(self) -> tuple[Range, ...]:
-        """Every range that has a pgmap, in order of address."""
+        """Return every range that has a pgmap now, in order of address."""
         names = {known.truth.start_pfn: str(known) for known in self.known}
         return tuple(
             Range(
