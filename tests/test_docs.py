@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_report import full
+from tests.test_cli_help import VERBS
 from vmtests.cases.doc_commands import PAGES, ROOT, Command, blocks, commands
 from vmtests.cli import _parser, main
 from vmtests.errors import ExitCode
@@ -70,15 +71,7 @@ def verb_of(command: Command) -> str:
 
 def is_a_mention(command: Command) -> bool:
     """Return whether it only names a verb, in the text: `vmtests clean`."""
-    parser = _parser()
-    for word in command.words[1:]:
-        actions = [
-            action for action in parser._actions if hasattr(action, "choices") and isinstance(action.choices, dict)
-        ]
-        if not actions or word not in actions[0].choices:
-            return False
-        parser = actions[0].choices[word]
-    return command.inline
+    return command.inline and " ".join(command.words[1:]) in VERBS
 
 
 def test_there_are_pages() -> None:
@@ -117,7 +110,7 @@ def test_what_needs_no_guest_works(page: Path, tmp_path: Path, monkeypatch: pyte
         (tmp_path / name.lower()).mkdir()
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / "runs"
-    for folder in (runs / "monday", runs / "counts", tmp_path / "out", tmp_path / "out1"):
+    for folder in (runs / "monday", runs / "counts", tmp_path / "RECORD", tmp_path / "out", tmp_path / "out1"):
         full(folder)
     for folder in (runs / "tuesday", tmp_path / "out2"):
         full(folder, kernels=(("base", 55.27), ("patched", 13.2)))
@@ -195,6 +188,15 @@ def test_pictures_are_there_and_small() -> None:
     for page in PAGES:
         for name in re.findall(r"!\[.+\]\((.+)\)", page.read_text(encoding="utf-8")):
             assert 0 < (page.parent / name).stat().st_size < 250_000, f"{page}: {name}"
+
+
+def test_every_finding_of_the_doctor_is_told_of() -> None:
+    """Each row that it can print has a paragraph in docs/troubleshooting.md, and there are no others."""
+    rows = re.findall(r"(?:Row|_amount|_packages)\(\"([a-zA-Z ]+)\"", (ROOT / "vmtests/host/doctor.py").read_text())
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    told = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert len(told) == len(set(told)) >= 11
+    assert set(told) == set(rows)
 
 
 def test_links_lead_somewhere() -> None:

@@ -113,6 +113,20 @@ def test_a_user_gets_the_command_to_type(
     assert not debian.calls("apt-get")
 
 
+def test_what_only_tests_want(debian: FakePrograms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is installed when it is asked for; a user who may not can do without."""
+    (debian.folder / "installed").write_text("".join(f"{name}\n" for name in ALL))
+    assert packages.setup(print) == ExitCode.PASSED
+    assert not debian.calls("apt-get")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    said: list[str] = []
+    assert packages.setup(said.append, tests=True) == ExitCode.PASSED
+    assert "install --yes --no-install-recommends chromium-headless-shell" in said[-1]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert packages.setup(print, tests=True) == ExitCode.PASSED
+    assert debian.calls("apt-get")[-1].endswith(" chromium-headless-shell")
+
+
 def test_a_user_may_allow_sudo(debian: FakePrograms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     debian.add("sudo", 'shift; [ "$1" = true ] || "$@"')
@@ -138,7 +152,9 @@ def patient(debian: FakePrograms, monkeypatch: pytest.MonkeyPatch) -> FakeProgra
     monkeypatch.setattr(doctor, "missing_features", lambda *_: ("hle", "rtm"))
     for limit in ("_MEMORY_NEEDED", "_MEMORY_WANTED", "_DISK_NEEDED", "_DISK_WANTED"):
         monkeypatch.setattr(doctor, limit, 0)
-    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"ID": "debian", "PRETTY_NAME": "Debian 12"})
+    release = {"ID": "debian", "PRETTY_NAME": "Debian 12", "VERSION_CODENAME": "bookworm"}
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
+    debian.add("apt-get", """echo "'http://deb.example.org/debian/dists/bookworm/InRelease' x" """)
     return debian
 
 
@@ -150,7 +166,8 @@ def test_the_doctor_finds_a_host_well(patient: FakePrograms) -> None:
     assert rows["CPU model"].found == "Icelake-Server, without hle, rtm"
     assert rows["sparse files"].status == "ok"
     assert json.loads(json.dumps(found.to_json()))["exit_code"] == 0
-    assert patient.calls("apt-get") == []
+    assert rows["archive"].found == "http://deb.example.org/debian, by apt's configuration"
+    assert [call for call in patient.calls("apt-get") if "install" in call] == []
 
 
 def test_the_doctor_warns_of_what_works_less_well(patient: FakePrograms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +192,6 @@ def test_the_doctor_looks_at_everything_whatever_is_missing(
     monkeypatch.setattr(doctor, "_MEMORY_WANTED", 1 << 60)
     found = doctor.examine()
     bad = {row.name: row for row in found.rows if row.status == "missing"}
-    assert set(bad) == {"system", "QEMU", "memory", "cache", "to run guests", "to build kernels"}
+    assert set(bad) == {"system", "QEMU", "memory", "cache", "archive", "to run guests", "to build kernels"}
     assert "vmtests setup" in bad["to build kernels"].advice
     assert found.exit_code == ExitCode.HOST_FAILED

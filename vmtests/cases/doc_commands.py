@@ -71,7 +71,7 @@ class Block:
             return
         for number, line in self.lines.items():
             if line.startswith(prompt):
-                typed = re.split(r"\s{2,}", line.removeprefix(prompt))[0]
+                typed = re.split(r"\s{2,}", line.removeprefix(prompt).strip())[0]
                 for part in typed.split(" && "):
                     yield Command(self.page, number, part)
 

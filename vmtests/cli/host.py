@@ -11,6 +11,7 @@ from vmtests.cli.verbs import Verbs, colours, examples
 _SETUP = """\
   vmtests setup                        as root; as a user it prints what root has to type
   VMTESTS_SETUP=1 vmtests setup        as a user: by sudo
+  vmtests setup --tests                also the browser that the unit tests look at the report's page with
 """
 _DOCTOR = """\
   vmtests doctor                       a line for each thing that a run needs, and what to do where one is missing
@@ -21,16 +22,17 @@ _DOCTOR = """\
 def add(verbs: Verbs) -> None:
     """Add the verbs."""
     setup = verbs.add_parser("setup", help="install the system packages that are missing", **examples(_SETUP))
+    setup.add_argument("--tests", action="store_true", help="also what the unit tests want")
     setup.set_defaults(act=_setup)
     doctor = verbs.add_parser("doctor", help="say what this host can run, and why", **examples(_DOCTOR))
     doctor.add_argument("--json", action="store_true", help="for a program")
     doctor.set_defaults(act=_doctor)
 
 
-def _setup(_: argparse.Namespace) -> int:
+def _setup(arguments: argparse.Namespace) -> int:
     from vmtests.host import packages
 
-    return packages.setup(print)
+    return packages.setup(print, tests=arguments.tests)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vmtests import cache
+from vmtests import cache, debian
 from vmtests.errors import ExitCode, HostFailure
 from vmtests.host import facts, packages
 from vmtests.host.facts import GIB
@@ -79,6 +79,7 @@ def _rows() -> Iterator[Row]:
         else:
             advice = "set XDG_CACHE_HOME to a folder on ext4, xfs, btrfs or tmpfs, and let `ulimit -f` be unlimited"
             yield Row("sparse files", "missing", f"{folder} does not keep a file of 100 GB sparse", advice)
+    yield _archive()
     yield _packages("to run guests", "guests")
     yield _packages("to build kernels", "kernels")
 
@@ -89,10 +90,10 @@ def _system() -> Row:
     except HostFailure as failure:
         return Row("system", "missing", failure.message)
     try:
-        debian = platform.freedesktop_os_release().get("ID") == "debian"
+        name = platform.freedesktop_os_release().get("ID")
     except OSError:
-        debian = False
-    if not debian:
+        name = None
+    if name != "debian":
         advice = "run vmtests on Debian 12 or 13, or in a container of it: kernel source and image are Debian's"
         return Row("system", "missing", facts.system(), advice)
     return Row("system", "ok", f"{facts.system()}, Linux {platform.release()}")
@@ -139,6 +140,15 @@ def _amount(name: str, amount: int, needed: int, wanted: int, what: str, more: s
         return Row(name, "ok", found)
     status = "warning" if amount >= needed else "missing"
     return Row(name, status, f"{found}; {needed / GIB:.0f} GiB needed, {wanted / GIB:.0f} GiB better", more)
+
+
+def _archive() -> Row:
+    """Kernel source and image are Debian's; whether the mirror answers is only known when something is fetched."""
+    try:
+        mirror = debian.host_mirror()
+    except (HostFailure, OSError) as failure:
+        return Row("archive", "missing", str(failure), "add one: sources.list(5); then apt-get update")
+    return Row("archive", "ok", f"{mirror.uri}, by apt's configuration")
 
 
 def _packages(name: str, purpose: str) -> Row:

@@ -27,7 +27,7 @@ class Need:
 
     package: str
     why: str
-    # "guests" or "kernels": what cannot be done without it.
+    # "guests" or "kernels": what cannot be done without it; "tests": what tests of vmtests itself are skipped.
     purpose: str
     # A program that serves as well when it comes from elsewhere, such as a QEMU built by hand.
     program: str | None = None
@@ -49,6 +49,11 @@ NEEDS = (
     Need("libssl-dev", "for the kernel's certificates, where a config has them", "kernels"),
     Need("make", "builds kernels", "kernels", "make"),
     Need("xz-utils", "unpacks the kernel's source", "kernels", "xz"),
+)
+
+#: What vmtests' own unit tests need besides; they say so where they are skipped.
+TEST_NEEDS = (
+    Need("chromium-headless-shell", "opens the report's page in a browser", "tests", "chromium-headless-shell"),
 )
 
 
@@ -77,19 +82,21 @@ def install_command(packages: Sequence[str]) -> list[str]:
     return ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
 
 
-def setup(say: Callable[[str], object]) -> int:
+def setup(say: Callable[[str], object], *, tests: bool = False) -> int:
     """Install what is missing, as root or with VMTESTS_SETUP=1 and sudo; otherwise say what root has to type.
 
     Args:
         say: told, in lines of text, what is done.
+        tests: also what some of the unit tests want.
 
     Returns:
-        0, or 3 when there is something to install that only root can.
+        0, or 3 when there is something to install that only root can, and that not only tests want.
 
     Raises:
         HostFailure: this is no Debian, or the installation failed.
     """
-    absent = missing()
+    needs = (*NEEDS, *TEST_NEEDS) if tests else NEEDS
+    absent = missing(needs)
     if not absent:
         say("vmtests: every system package that is needed is installed")
         return ExitCode.PASSED
@@ -98,16 +105,16 @@ def setup(say: Callable[[str], object]) -> int:
             f"this host is {platform.system()} without apt-get; it lacks what Debian has in"
             f" {' '.join(absent)}: install that, or run vmtests on Debian 12 or 13"
         )
-    why = {need.package: need.why for need in NEEDS}
+    why = {need.package: need.why for need in needs}
     for name in absent:
         say(f"vmtests: {name} is missing: {why[name]}")
     prefix = _privilege()
     if prefix is None:
         say("vmtests: type this (or set VMTESTS_SETUP=1, and vmtests will where sudo asks for no password):")
         say(f"    sudo sh -c 'apt-get update && {shlex.join(install_command(absent))}'")
-        return ExitCode.HOST_FAILED
+        return ExitCode.HOST_FAILED if missing() else ExitCode.PASSED
     _install(prefix, absent)
-    still = missing()
+    still = missing(needs)
     if still:
         raise HostFailure(f"apt-get installed {' '.join(absent)}, and yet {' '.join(still)} is missing")
     say(f"vmtests: installed {' '.join(absent)}")
