@@ -6,11 +6,9 @@ known kind, an option or a verb that does not exist, and a -k that selects no te
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +18,7 @@ import pytest
 
 from tests.fake_report import full
 from tests.test_cli_help import VERBS
-from vmtests.cases.doc_commands import PAGES, ROOT, Command, blocks, commands
+from vmtests.cases.doc_commands import PAGES, ROOT, Command, blocks, commands, pytest_words
 from vmtests.cli import _parser, main
 from vmtests.errors import ExitCode
 
@@ -120,24 +118,6 @@ def test_what_needs_no_guest_works(page: Path, tmp_path: Path, monkeypatch: pyte
         assert main(words) in RUN[verb_of(command)], command
         if "-o" in words:
             assert Path(words[words.index("-o") + 1]).stat().st_size > 1000
-
-
-def pytest_words(command: Command) -> list[str]:
-    """Return what pytest gets from a command, through the environment of tox if it is one for tox."""
-    if command.program == "pytest":
-        return command.words[1:]
-    tox = configparser.ConfigParser(interpolation=None)
-    tox.read(ROOT / "tox.ini")
-    words = command.words
-    mine, given = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    environments = mine[mine.index("-e") + 1].split(",") if "-e" in mine else tox["tox"]["env_list"].split(", ")
-    found: list[str] = []
-    for name in environments:
-        assert f"testenv:{name}" in tox, f"{command}: tox.ini has no environment {name}"
-        line = next((one for one in tox[f"testenv:{name}"]["commands"].splitlines() if one.startswith("pytest")), "")
-        default = re.search(r"\{posargs(?::([^}]*))?\}", line)
-        found = shlex.split(line.partition("{")[0])[1:] + (given or shlex.split((default and default[1]) or ""))
-    return found
 
 
 # Collects for each list of arguments, in one process: what takes long is to import what the tests need.

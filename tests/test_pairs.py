@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.forked import run_pytest
 from tests.test_verdict_samples import KERNELS, _boot, _run
 from vmtests import record
 from vmtests.errors import ExitCode
@@ -107,14 +106,11 @@ def test_the_number_of_pairs_that_are_collected(monkeypatch: pytest.MonkeyPatch)
 
 def _whole_run(tmp_path: Path, drawn: dict[str, object], *arguments: str) -> tuple[int, str, Record]:
     """Run the rebinds with drawn guests; return exit code, output and record."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.fake_run", "--rootdir", str(ROOT),
-         CASES, "-k", "rebind", "--rebinds", "3", "--seed", "1", "--record", str(tmp_path / "out"), *arguments],
+    done = run_pytest(
+        ["-p", "no:cacheprovider", "-p", "tests.fake_run", "--rootdir", str(ROOT), f"{CASES}/test_rebind.py",
+         "-k", "rebind", "--rebinds", "3", "--seed", "1", "--record", str(tmp_path / "out"), *arguments],
         cwd=tmp_path,
         env={**os.environ, "FAKE_RUN": json.dumps(drawn), "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr, record.read(tmp_path / "out")
 
@@ -208,12 +204,6 @@ def test_workers_side_by_side_run_up_to_the_first_look(tmp_path: Path) -> None:
 
 
 def test_workers_cannot_keep_a_budget(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), CASES, "-n", "2", "--budget", "1m"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_pytest(["--rootdir", str(ROOT), CASES, "-n", "2", "--budget", "1m"], cwd=tmp_path, env=os.environ)
     assert done.returncode == ExitCode.USAGE
     assert "-n 2 with --budget" in done.stdout + done.stderr

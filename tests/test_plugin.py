@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_pytest
 from vmtests.errors import ExitCode
 from vmtests.record import EvidenceEntry, read
 
@@ -19,13 +20,10 @@ ROOT = Path(__file__).parent.parent
 
 def _pytest(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run pytest on the real cases, as a user would, with an empty cache."""
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *arguments],
+    return run_pytest(
+        ["-p", "no:cacheprovider", "--rootdir", str(ROOT), *arguments],
         cwd=tmp_path,
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
     )
 
 

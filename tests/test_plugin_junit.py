@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from tests.forked import run_pytest
 from vmtests import record
 from vmtests.record import BindEntry, ComparisonEntry, Record
 
@@ -23,15 +22,12 @@ Figures = dict[str, str]
 def _ran(tmp_path: Path, asked: dict[str, Any], *arguments: str) -> tuple[Record, dict[str, Figures], Figures]:
     """Run the procedure on drawn guests; return its record, the properties of the tests and those of the suite."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.fake_run", "--rootdir", str(ROOT)]
+    command = ["-p", "no:cacheprovider", "-p", "tests.fake_run", "--rootdir", str(ROOT)]
     command += [str(ROOT / "vmtests" / "cases" / "test_rebind.py"), "--record", str(out), "--seed", "7", *arguments]
-    done = subprocess.run(
+    done = run_pytest(
         [*command, "--junitxml", str(tmp_path / "out.xml")],
         cwd=tmp_path,
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "FAKE_RUN": json.dumps(asked)},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
     assert (tmp_path / "out.xml").exists(), done.stdout + done.stderr
     root = ElementTree.parse(tmp_path / "out.xml").getroot()

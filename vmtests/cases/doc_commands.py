@@ -8,6 +8,7 @@ begins with a program of ours is a command.
 
 from __future__ import annotations
 
+import configparser
 import re
 import shlex
 from collections.abc import Iterator
@@ -108,3 +109,22 @@ def commands(path: Path) -> Iterator[Command]:
         line = prose.count("\n", 0, span.start()) + 1
         found.append(Command(name, line, " ".join(span[1].split()), inline=True))
     yield from sorted(found, key=lambda command: command.line)
+
+
+def pytest_words(command: Command) -> list[str]:
+    """Return what pytest gets from a command, through the environment of tox if it is one for tox."""
+    if command.program == "pytest":
+        return command.words[1:]
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    words = command.words
+    mine, given = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    environments = mine[mine.index("-e") + 1].split(",") if "-e" in mine else tox["tox"]["env_list"].split(", ")
+    found: list[str] = []
+    for name in environments:
+        if f"testenv:{name}" not in tox:
+            raise ValueError(f"{command}: tox.ini has no environment {name}")
+        line = next((one for one in tox[f"testenv:{name}"]["commands"].splitlines() if one.startswith("pytest")), "")
+        default = re.search(r"\{posargs(?::([^}]*))?\}", line)
+        found = shlex.split(line.partition("{")[0])[1:] + (given or shlex.split((default and default[1]) or ""))
+    return found

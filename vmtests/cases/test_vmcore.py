@@ -180,16 +180,17 @@ def test_what_the_document_shows(panicked: Dump, monkeypatch: pytest.MonkeyPatch
     }
     # As a prompt does it: an expression is printed.
     session = f"for line in {shown['>>>']!r}: exec(compile(line, line, 'single'), globals())\n"
-    stdins = {"vmtests memmap": "", "drgn": session, "vmtests crash": "sys\nquit\n"}
+    stdins = {"vmtests memmap": "", "vmtests drgn": "", "drgn": session, "vmtests crash": "sys\nquit\n"}
     outputs = []
     for line in shown["$"]:
         words = shlex.split(re.sub("^vmtests ", "vmtests.cli ", line).replace("VMLINUX", str(panicked.vmlinux)))
         stdin = next(text for start, text in stdins.items() if line.startswith(start))
         outputs.append(command.run([sys.executable, "-m", *words], stdin=stdin.encode(), seconds=120).stdout)
     assert re.search(r"devdax-2m-dev dax0.0: ([\d,]+) of \1 struct pages checked .*, 0 wrong", outputs[0])
+    assert re.search(r"<devdax-2m-dev dax0.0: pfn .*\n.*, 0 wrong", outputs[1])
     for word in ("sysrq_handle_crash", "Kernel panic", "MEMORY_DEVICE_GENERIC"):
-        assert word in outputs[1]
-    assert "RELEASE: 7" in outputs[2]
+        assert word in outputs[2]
+    assert "RELEASE: 7" in outputs[3]
 
     for line, said in zip(shown["crash>"], Crash.fetch().run(panicked, shown["crash>"]), strict=True):
         assert said.strip(), line
