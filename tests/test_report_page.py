@@ -15,7 +15,7 @@ import pytest
 from tests.fake_report import CHECK, END, WRONG, full
 from vmtests.errors import ExitCode, UsageError
 from vmtests.record import BindEntry, ComparisonEntry, DifferenceEntry, FlipEntry, MemmapEntry, Record
-from vmtests.report import page, words
+from vmtests.report import page, provenance, words
 from vmtests.report.gather import Gathered, gather
 from vmtests.timing import history
 
@@ -267,6 +267,20 @@ def test_the_command_runs_it_again(tmp_path: Path) -> None:
     argv = ("/v/lib/pytest/__main__.py", "vmtests/", "-k", "a b", "--record=x", "--patch", "my $file", "--seed", "3")
     _, parsed = shown(full(tmp_path / "run", argv=argv))
     assert "python3 -m pytest vmtests/ -k 'a b' --patch 'my $file' --seed 4711" in parsed.words
+
+
+def test_configs_that_differ(tmp_path: Path) -> None:
+    record = full(tmp_path / "run")
+    for name, lines in (("base", "CONFIG_A=y\nCONFIG_B=4\n"), ("patched", "CONFIG_A=y\n# CONFIG_B is not set\n")):
+        (record.folder / f"{name}.config").write_text(lines)
+    assert list(provenance.configs(record)) == [], "no evidence that they are of this run"
+    record.document["evidence"] += [{"kind": "config", "path": f"{name}.config"} for name in ("base", "patched")]
+    assert list(provenance.configs(record)) == [("patched", ("CONFIG_B: 4 -> n",))]
+    shown = page.render(Gathered((record,), ()))
+    assert "config of patched: 1 option other than in base" in shown
+    assert "CONFIG_B: 4 -&gt; n" in shown
+    (record.folder / "base.config").unlink()
+    assert list(provenance.configs(record)) == []
 
 
 def test_evidence_outside_the_record_is_not_shown(tmp_path: Path) -> None:

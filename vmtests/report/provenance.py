@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from vmtests.record import BindEntry, EvidenceEntry, Record
+from vmtests.kernel.config import values
+from vmtests.record import BindEntry, EvidenceEntry, KernelEntry, Record
 
 #: How much of a file of evidence is shown.
 _EXCERPT = 6000
@@ -52,6 +53,20 @@ def samples(record: Record) -> str:
     writer.writerow(names)
     writer.writerows([getattr(bind, name) for name in names] for bind in record.entries(BindEntry))
     return sink.getvalue()
+
+
+def configs(record: Record) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each kernel that has another config than the first, with the options that differ, where both are kept."""
+    names = [kernel.name for kernel in record.entries(KernelEntry)]
+    kept = {entry.path for entry in record.entries(EvidenceEntry) if entry.kind == "config"}
+    there = [name for name in names if f"{name}.config" in kept and (record.folder / f"{name}.config").is_file()]
+    if not there or there[0] != names[0]:
+        return
+    first, *others = ((name, values(record.folder / f"{name}.config")) for name in there)
+    for name, mine in others:
+        differing = sorted(key for key in mine.keys() | first[1].keys() if mine.get(key) != first[1].get(key))
+        if differing:
+            yield name, tuple(f"{key}: {first[1].get(key, 'n')} -> {mine.get(key, 'n')}" for key in differing)
 
 
 def excerpts(record: Record) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -143,6 +144,9 @@ class Run:
                     build_seconds=built.build_seconds,
                 )
             )
+            config = self.record.folder / f"{built.name}.config"
+            shutil.copyfile(built.config, config)
+            self.record.add_evidence("config", config)
         return self._kernels[name]
 
     def machine(

@@ -114,6 +114,7 @@ def _record(record: Record, *, listed: bool, tips: bool) -> dict[str, Any]:
         "guests": record.entries(GuestEntry),
         "evidence": record.entries(EvidenceEntry),
         "excerpts": list(provenance.excerpts(record)),
+        "configs": list(provenance.configs(record)),
         "samples": provenance.samples(record) if seen and listed else "",
         "again": provenance.again(record),
     }
