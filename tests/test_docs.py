@@ -68,8 +68,9 @@ def verb_of(command: Command) -> str:
 
 
 def is_a_mention(command: Command) -> bool:
-    """Return whether it only names a verb, in the text: `vmtests clean`."""
-    return command.inline and " ".join(command.words[1:]) in VERBS
+    """Return whether it only names a verb, in the text: `vmtests clean`; or asks for help."""
+    words = [word for word in command.words[1:] if word not in ("--help", "VERB")]
+    return command.inline and " ".join(words) in VERBS
 
 
 def test_there_are_pages() -> None:
@@ -122,7 +123,7 @@ def test_what_needs_no_guest_works(page: Path, tmp_path: Path, monkeypatch: pyte
 
 # Collects for each list of arguments, in one process: what takes long is to import what the tests need.
 COLLECT = """
-import contextlib, io, json, sys, pytest
+import contextlib, gc, io, json, sys, pytest
 for words in json.load(sys.stdin):
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -131,6 +132,7 @@ for words in json.load(sys.stdin):
         except SystemExit as error:
             code = error.code
     print(json.dumps([code, said.getvalue()[-2000:]]), flush=True)
+    gc.freeze()  # pytest ends with five collections
 """
 
 

@@ -142,6 +142,10 @@ def test_a_guest_of_an_open_shell_ends_with_it(tmp_path: Path) -> None:
     """Others can look into it, and yet SIGKILL of the one that has the shell leaves nothing."""
     pid, _ = run(tmp_path, "shell")
     wait_for_the_end(pid)
+    deadline = time.monotonic() + 60
+    while kept.find_all():  # the supervisor ends after QEMU
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     Workspace.sweep()
 
 

@@ -39,7 +39,7 @@ class User:
 
     def sees(self, text: bytes) -> bytes:
         """Wait for a text on the screen and return all up to it."""
-        seen, deadline = b"", time.monotonic() + 10
+        seen, deadline = b"", time.monotonic() + 60
         while text not in seen:
             assert time.monotonic() < deadline, (text, seen)
             with contextlib.suppress(BlockingIOError):
@@ -87,7 +87,7 @@ def at_the_shell(guest: Guest, user: User, does: Callable[[], None]) -> None:
             guest.interact(user.terminal)
         finally:
             assert user.mode() == before
-            sitting.result(10)
+            sitting.result(60)
 
 
 def test_keys_and_the_windows_size(booter: Booter, user: User) -> None:

@@ -69,6 +69,7 @@ def test_the_dump_of_a_failed_test_stays(dumps: Dumps, guest: Any, record: Recor
     assert said == [
         f"the guest as it was: {file} (8.0 KiB); to open it:",
         f"vmtests memmap check {file}",
+        f"vmtests drgn {file}",
         f"drgn -c {file} -s '/cache/vm linux'",
         f"vmtests crash {file}",
     ]
@@ -89,12 +90,12 @@ def test_the_dump_of_a_test_that_failed_as_it_should_goes(dumps: Dumps, guest: A
     dumps.passed()
     assert not (guest.evidence / "vmcore").exists()
     fails(dumps, guest, KernelFailure("not expected"))
-    assert len(dumps.failed(KernelFailure("not expected"))) == 4
+    assert len(dumps.failed(KernelFailure("not expected"))) == 5
 
 
 def test_a_guest_that_a_fixture_holds_is_dumped_when_the_test_has_failed(dumps: Dumps, guest: Any) -> None:
     with dumps.watch(guest):
-        assert len(dumps.failed(KernelFailure("wrong"))) == 4
+        assert len(dumps.failed(KernelFailure("wrong"))) == 5
         assert guest.monitor.running
     assert (guest.evidence / "vmcore").exists()
 
