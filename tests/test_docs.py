@@ -141,7 +141,13 @@ def test_pytest_and_tox_take_it(tmp_path: Path) -> None:
     patch = next((ROOT / "kernels/patches").rglob("0001*.patch"))
     tree = tmp_path / "linux"
     tree.mkdir()
-    given = {"0001-mine.patch": str(patch), "~/linux": str(tree), "$HOME/linux": str(tree), "~": str(tmp_path)}
+    given = {
+        "0001-mine.patch": str(patch),
+        "~/linux": str(tree),
+        "$HOME/linux": str(tree),
+        "results.xml": str(tmp_path / "results.xml"),
+        "~": str(tmp_path),
+    }
     typed = [one for one in ALL if one.program in ("pytest", "tox")]
     jobs = []
     for command in typed:
