@@ -75,6 +75,14 @@ def test_parts_of_other_processes_become_one(written: Path, tmp_path: Path) -> N
     assert record.document["dmesg_warnings"] == ["base", "patched"]
 
 
+def test_a_table_is_one_piece_of_evidence(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path / "out", argv=["pytest"], seed=7)
+    for line in ("M01  caught", "M02  caught"):
+        writer.add_line("mutants", line)
+    assert (tmp_path / "out/mutants.txt").read_text() == "M01  caught\nM02  caught\n"
+    assert writer.entries(EvidenceEntry) == (EvidenceEntry(kind="mutants", path="mutants.txt"),)
+
+
 def test_unknown_fields_are_kept(written: Path) -> None:
     _edit(written, weather="rain")
     assert read(written).document["weather"] == "rain"

@@ -287,7 +287,4 @@ def test_a_mutant_that_is_not_known_is_no_catch(run: Run) -> None:
 def keep(run: Run, line: str) -> None:
     """Say a line of the mutants' table, and keep it beside the record."""
     run.progress.say(f"  {line}")
-    path = run.record.folder / "mutants.txt"
-    with path.open("a") as file:
-        file.write(f"{line}\n")
-    run.record.add_evidence("mutants", path)
+    run.record.add_line("mutants", line)

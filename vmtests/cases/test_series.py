@@ -125,7 +125,4 @@ def test_each_patch(run: Run, base: dict[str, Left], lend: Lend, step: str, kind
 def keep(run: Run, line: str) -> None:
     """Say a line, and keep it beside the record."""
     run.progress.say(f"  {line}")
-    path = run.record.folder / "series.txt"
-    with path.open("a") as file:
-        file.write(f"{line}\n")
-    run.record.add_evidence("series", path)
+    run.record.add_line("series", line)

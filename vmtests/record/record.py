@@ -179,6 +179,14 @@ class RecordWriter:
         """Note a file in the record's folder."""
         self.add(EvidenceEntry(kind=kind, path=path.relative_to(self.folder).as_posix()))
 
+    def add_line(self, kind: str, line: str) -> None:
+        """Add a line to the table KIND.txt in the record's folder."""
+        path = self.folder / f"{kind}.txt"
+        if not path.exists():
+            self.add_evidence(kind, path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
     def document(self, exit_code: int) -> dict[str, Any]:
         """Return what is to be written, with the run's exit code."""
         return {
