@@ -155,6 +155,9 @@ class Qemu:
             with self.server.accept()[0] as connection:
                 connection.sendall(b"SSH-2.0-hasty\r\n")
                 connection.recv(100)
+        for kind in (word.removeprefix("lie=") for word in self.words if word.startswith("lie=")):
+            while True:
+                fake_sshd.lie(self.server.accept()[0], kind)
         connection, _ = self.server.accept()
         ecdsa = "ecdsa-host-key" in self.words
         fake_sshd.serve(connection, None if ecdsa else seed, authorized_key.split()[1].decode(), self.command)

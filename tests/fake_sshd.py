@@ -43,6 +43,28 @@ def serve(connection: socket.socket, seed: bytes | None, authorized: str, transl
         transport.start_server(server=_Server(transport, authorized, translate))
 
 
+#: What a lying server says, again and again until the client hangs up.
+LIES = {
+    "endless-banner": b"SSH-2.0-" + b"x" * (1 << 16),
+    "no-banner": b"\x1b]0;owned\x07 is no banner\r\n",
+    "garbage": bytes(range(256)) * 256,
+    "other-version": b"SSH-1.5-\x1b]0;owned\x07" + b"x" * (1 << 16) + b"\r\n",
+    # The length in front is that of the first packet.
+    "endless-packet": b"SSH-2.0-x\r\n" + (0x7FFFFFFC).to_bytes(4) + b"x" * (1 << 16),
+    "silence": b"",
+}
+
+
+def lie(connection: socket.socket, kind: str) -> None:
+    """Serve one client with lies, until it leaves."""
+    with connection, contextlib.suppress(OSError):
+        if not LIES[kind]:
+            connection.recv(1 << 10)
+            connection.recv(1)
+        while LIES[kind]:
+            connection.sendall(LIES[kind])
+
+
 class _Transport(paramiko.Transport):
     """Starts a command only when the client has been told that it is: a short one would close the channel before."""
 

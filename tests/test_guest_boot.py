@@ -16,6 +16,7 @@ import paramiko
 import psutil
 import pytest
 
+from tests import fake_sshd
 from tests.fake_boot import Booter, booting
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import Guest, shell, workspace
@@ -209,6 +210,23 @@ def test_server_that_hangs_up(start: Booter) -> None:
         assert guest.run(["true"]).status == 0
     with pytest.raises(KernelFailure, match="logging in to the guest failed: the server hangs up"):
         start("hangs-up=100").__enter__()
+
+
+@pytest.mark.parametrize("lie", fake_sshd.LIES)
+def test_lying_server(
+    start: Booter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lie: str
+) -> None:
+    """Whatever it sends, and however much: an error that can be shown, soon, and no memory is filled."""
+    monkeypatch.setattr(shell, "LOGIN_SECONDS", 1.0)
+    before = psutil.Process().memory_info().rss
+    begun = time.monotonic()
+    with pytest.raises(KernelFailure, match="logging in to the guest") as caught:
+        start(f"lie={lie}").__enter__()
+    assert time.monotonic() - begun < 15
+    assert psutil.Process().memory_info().rss - before < 128 << 20
+    assert len(caught.value.message) < 300
+    assert str(caught.value).replace("\n", "").isprintable()
+    assert not caplog.records
 
 
 def test_interrupted(start: Booter) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from vmtests.errors import KernelFailure
-from vmtests.guest import Console, Death, console
+from vmtests.errors import KernelFailure, printable
+from vmtests.guest import Console, Death, console, trace
 from vmtests.guest.console import fatal, warning
-from vmtests.guest.log import CappedLog, printable
+from vmtests.guest.log import CappedLog
 
 FATAL_LINES = [
     ("BUG", "[   12.345678] BUG: kernel NULL pointer dereference, address: 0000000000000008"),
@@ -179,3 +181,46 @@ def test_full_disk_costs_only_the_log() -> None:
 def test_printable() -> None:
     assert printable("plain\n\ttext ü") == "plain\n\ttext ü"
     assert printable("a\rb\x00\x9b") == "a\\rb\\x00\\x9b"
+
+
+#: Lines in whose beginnings a careless pattern finds a match again and again.
+_STAMPED = "[    0.000000] "
+SLOW_LINES = [
+    _STAMPED + "INFO: task blocked: " * 300,
+    (_STAMPED + "INFO: task a blocked ") * 300,
+    _STAMPED + "a: " * 2000,
+    _STAMPED * 300,
+    "[" * 4096,
+    "a." * 2048,
+]
+
+
+@pytest.mark.parametrize("line", SLOW_LINES, ids=lambda line: line[:30])
+def test_no_line_takes_long(line: str) -> None:
+    """A hostile guest can print lines made for the patterns; the thread that reads them holds the interpreter."""
+    text = line[: console.LINE_BYTES]
+    start = time.process_time()
+    for _ in range(20):
+        assert fatal(text) is None
+        assert warning(text) is None
+        trace.readable(text, None)
+    assert time.process_time() - start < 1
+
+
+def test_an_endless_console_takes_little(tmp_path: Path) -> None:
+    """256 MiB without a pause, in long lines and short ones: neither the memory nor the file grows with them."""
+    flood = b"x" * (1 << 20) + b"\x1b[2J\n" * 1000
+    ours, theirs = socket.socketpair()
+    ended, death = threading.Event(), Death()
+    with CappedLog(tmp_path / "console.log", limit=1 << 20) as log, theirs:
+        Console(ours, log, death, ended.set)
+        theirs.sendall(flood)
+        before = psutil.Process().memory_info().rss
+        for _ in range(255):
+            theirs.sendall(flood)
+        theirs.shutdown(socket.SHUT_WR)
+        assert ended.wait(60)
+        assert psutil.Process().memory_info().rss - before < 64 << 20
+    assert (tmp_path / "console.log").stat().st_size < (1 << 20) + 100
+    assert death.cause is None
+    assert "\x1b" not in death.tail()

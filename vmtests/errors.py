@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import shlex
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -41,8 +42,22 @@ def worst(codes: Iterable[ExitCode]) -> ExitCode:
     return next((code for code in PRECEDENCE if code in seen), ExitCode.PASSED)
 
 
+def printable(text: str) -> str:
+    """Return `text` with whatever could steer a terminal (escape sequences, bidi marks) in a visible form."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character
+        if character in "\n\t" or not unicodedata.category(character).startswith("C")
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
 class VmtestsError(Exception):
     """A failure whose cause is known, with the evidence for it.
+
+    Much of it may come from a guest that is hostile: what is said of it can be shown on a terminal.
 
     Args:
         message: what failed: the thing, the value, the rule and what to do next.
@@ -64,17 +79,18 @@ class VmtestsError(Exception):
         output: str = "",
         evidence: Sequence[Path] = (),
     ) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
         self.command = tuple(command) if command is not None else None
         self.status = status
-        self.output = output
+        self.output = printable(output)
         self.evidence = tuple(evidence)
 
     def __str__(self) -> str:
         lines = [self.message]
         if self.command is not None:
-            lines.append(f"  command: {shlex.join(self.command)}")
+            lines.append(f"  command: {printable(shlex.join(self.command))}")
         if self.status is not None:
             lines.append(f"  exit status: {self.status}")
         if self.output.strip():

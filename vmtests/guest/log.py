@@ -1,26 +1,13 @@
-"""What a guest prints, kept and shown: a guest may be hostile, so the file has a limit and the terminal a filter."""
+"""What a guest prints, kept: a guest may be hostile, so the file has a limit."""
 
 from __future__ import annotations
 
 import threading
-import unicodedata
 from pathlib import Path
 from types import TracebackType
 
 #: No honest guest prints more; 64 MiB of console take minutes over the emulated serial port.
 LIMIT = 64 << 20
-
-
-def printable(text: str) -> str:
-    """Return `text` with whatever could steer a terminal (escape sequences, bidi marks) in a visible form."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character
-        if character in "\n\t" or not unicodedata.category(character).startswith("C")
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
-    )
 
 
 class CappedLog:
@@ -32,11 +19,12 @@ class CappedLog:
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
         self.path = path
         self.lost: str | None = None
-        self._left = limit
         self._limit = limit
         self._lock = threading.Lock()
         # Unbuffered: what the guest said last must be in the file when we are killed.
         self._file = path.open("ab", buffering=0)
+        # A restored guest's console begins with what was said before the snapshot.
+        self._left = max(0, limit - self._file.tell())
 
     def write(self, data: bytes) -> None:
         with self._lock:

@@ -19,9 +19,8 @@ from types import TracebackType
 import psutil
 
 from vmtests import command
-from vmtests.errors import HostFailure
+from vmtests.errors import HostFailure, printable
 from vmtests.guest.death import Cause, Witness
-from vmtests.guest.log import printable
 from vmtests.host.qemu import PACKAGE
 
 #: How long each step of the ladder quit, SIGTERM, SIGKILL may take.

@@ -16,18 +16,22 @@ from dataclasses import dataclass
 
 import paramiko
 
-from vmtests.errors import HostFailure, KernelFailure, VmtestsError
+from vmtests.errors import HostFailure, KernelFailure, VmtestsError, printable
 from vmtests.guest.death import Death
 from vmtests.guest.keys import KIND, Keys
-from vmtests.guest.log import CappedLog, printable
+from vmtests.guest.log import CappedLog
 from vmtests.guest.terminal import Terminal, interact
 
 USER = "root"
 #: How often to log in. Dropbear hangs up on whoever takes longer than 5 minutes, and while a guest under icount is idle
 #: its clock jumps: on a busy host that much of its time may pass between two of our packets.
 ATTEMPTS = 5
+#: How long logging in may take on real hardware.
+LOGIN_SECONDS = 20.0
 #: Sent now and then, so that a connection that has died on the way ends.
 KEEPALIVE_SECONDS = 10
+#: No honest server sends longer packets (PACKET_MAX_SIZE in OpenSSH's packet.c; dropbear's are shorter).
+PACKET_BYTES = 256 << 10
 #: The memory that the output of one command may take.
 OUTPUT_BYTES = 64 << 20
 #: A longer line is cut for the callback.
@@ -36,9 +40,12 @@ LINE_CHARACTERS = 1 << 16
 COMMAND_BYTES = 9000
 #: Shown of a failed command's output.
 SHOWN_CHARACTERS = 8192
+#: Shown of a command, or of what is wrong with the server.
+SHORT_CHARACTERS = 80
 
-# paramiko logs what it raises as well; without a handler logging would print it to the terminal.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
+# paramiko logs what it raises as well, raw as the server has said it: that must reach neither the terminal nor
+# pytest's report of what was logged.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,15 @@ class Result:
     seconds: float
 
 
+class _Socket(socket.socket):
+    """Refuses to wait for a packet so long that it could only fill the memory: paramiko asks for all of one at once."""
+
+    def recv(self, count: int, flags: int = 0, /) -> bytes:
+        if count > PACKET_BYTES:
+            raise paramiko.SSHException(f"the server announces a packet of {count} bytes")
+        return super().recv(count, flags)
+
+
 class _Session:
     """One command's channel, read by two threads; the caller takes what they have read."""
 
@@ -59,6 +75,7 @@ class _Session:
         self._channel = channel
         self._death = death
         self._came: list[tuple[bool, bytes]] = []
+        self._bytes = 0
         self._open = 2
         works: list[Callable[[], None]] = [
             lambda: self._read(channel.recv, error=False),
@@ -79,7 +96,10 @@ class _Session:
         while data := receive(1 << 16):
             with self._death.lock:
                 self._came.append((error, data))
+                self._bytes += len(data)
                 self._death.condition.notify_all()
+                if self._bytes > OUTPUT_BYTES:
+                    return  # whoever takes it gives up, too
         # Blocks until the server has sent the status or the channel is closed.
         status = self._channel.recv_exit_status()
         with self._death.lock:
@@ -129,7 +149,7 @@ class Shell:
         self._log = log
         self._death = death
         self._patience = patience
-        seconds = 20 * patience
+        seconds = LOGIN_SECONDS * patience
         attempts = itertools.count(1)
         while not self._logged_in(port, keys, seconds, last=next(attempts) == ATTEMPTS):
             self.close()
@@ -139,7 +159,7 @@ class Shell:
         self._client = paramiko.SSHClient()
         self._client.get_host_keys().add(f"[127.0.0.1]:{port}", KIND, keys.pinned())
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        self._socket = socket.socket()
+        self._socket = _Socket()
         death = self._death
         try:
             death.call(lambda: self._connect(port, keys, seconds), seconds, "logging in to the guest")
@@ -151,7 +171,7 @@ class Shell:
             death.settle()
             death.check("logging in to the guest")
             raise KernelFailure(
-                f"logging in to the guest failed: {'the server hangs up' if hung_up else printable(str(error))}",
+                f"logging in to the guest failed: {'the server hangs up' if hung_up else _short(str(error))}",
                 output=death.tail(),
                 evidence=death.evidence,
             ) from error
@@ -259,7 +279,7 @@ class Shell:
             "a command failed in the guest" + (": a signal ended it" if status == -1 else ""),
             command=(command,) if isinstance(command, str) else command,
             status=status,
-            output=printable(output[-SHOWN_CHARACTERS:]),
+            output=output[-SHOWN_CHARACTERS:],
             evidence=(*self._death.evidence, self._log.path),
         )
 
@@ -361,4 +381,4 @@ def _hang_up(channel: paramiko.Channel) -> None:
 
 def _short(text: str) -> str:
     first, *more = printable(text).strip().splitlines() or [""]
-    return first[:80] + ("..." if more or len(first) > 80 else "")
+    return first[:SHORT_CHARACTERS] + ("..." if more or len(first) > SHORT_CHARACTERS else "")

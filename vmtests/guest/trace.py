@@ -16,9 +16,11 @@ _REGISTERS = re.compile(
     r"(?:^|\] )(?:Code: |RIP: 0033|R(?!IP)[A-Z0-9]{1,2} ?: ?[0-9a-f]{4}|[CDFG]S: |CR[0-9]: |DR[0-9]: |PKRU: )"
 )
 
-#: %pS: a symbol, the offset of an address in it, and its size.
+#: %pS: a symbol, the offset of an address in it, and its size. No symbol is longer than KSYM_NAME_LEN; unbounded, it
+#: would take long to look for in a line that a hostile guest has made for that.
 _PLACE = re.compile(
-    r"(?P<rip>RIP: 0010:)?(?<!\? )\b(?P<name>[A-Za-z_][\w.]*)\+0x(?P<at>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)"
+    r"(?P<rip>RIP: 0010:)?(?<!\? )\b"
+    r"(?P<name>[A-Za-z_][\w.]{0,511})\+0x(?P<at>[0-9a-f]{1,16})/0x(?P<size>[0-9a-f]{1,16})"
 )
 
 #: Where the kernel's text is linked: __START_KERNEL_map, arch/x86/include/asm/page_64_types.h.
