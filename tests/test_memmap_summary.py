@@ -43,7 +43,7 @@ def rendered(folder: Path, *entries: FlipEntry | MemmapEntry) -> str:
     writer.add(*entries)
     writer.save(ExitCode.PASSED)
     assert [*read(folder).entries(FlipEntry), *read(folder).entries(MemmapEntry)] == list(entries)
-    return summary.render(writer, width=120, colour=False)
+    return summary.render(writer, width=120, colour=False) + "\n"
 
 
 def test_flips_are_summed_for_each_kernel(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_dump_of_a_failed_test_stays(dumps: Dumps, guest: Any, record: Recor
     failure = KernelFailure("the memmap is wrong (base)\nin many words")
     fails(dumps, guest, failure)
     file = guest.evidence / "vmcore"
-    said = dumps.failed(failure)
+    said = dumps.failed(failure, "test_x")
     assert said == [
         f"the guest as it was: {file} (8.0 KiB); to open it:",
         f"vmtests memmap check {file}",
@@ -76,7 +76,7 @@ def test_the_dump_of_a_failed_test_stays(dumps: Dumps, guest: Any, record: Recor
     assert About.read(elf.read(file), file).reason == "the memmap is wrong (base)"
     record.save(1)
     saved = json.loads((record.folder / "run.json").read_text())
-    assert saved["evidence"] == [{"kind": "vmcore", "path": "guest-001-base/vmcore"}]
+    assert saved["evidence"] == [{"kind": "vmcore", "path": "guest-001-base/vmcore", "test": "test_x"}]
     # One a run, and the next test that passes does not take it away.
     fails(dumps, guest, failure)
     assert dumps.failed(failure) == []

@@ -356,11 +356,13 @@ def pytest_runtest_makereport(
             report.longrepr = f"{type(error).__name__}: {error}"
         if _RUN in item.config.stash:
             run = item.config.stash[_RUN]
-            if said := run.dumps.failed(error):
+            if said := run.dumps.failed(error, item.nodeid):
                 report.sections.append(("dump", "\n".join(said)))
-            run.note_failure(item.nodeid, "\n".join([report.longreprtext, *said]))
+            run.evidence.failed(item.nodeid, report.longreprtext, report.sections)
     elif report.when == "call" and not report.failed and _RUN in item.config.stash:
         item.config.stash[_RUN].dumps.passed()
+    if report.when == "teardown" and _RUN in item.config.stash:
+        item.config.stash[_RUN].evidence.over()
     return report
 
 
@@ -392,8 +394,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.save(code)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the tables of the run, where the record is, and what was left out."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    """Print the tables of the run and what was left out; behind all that pytest says, where the evidence is."""
+    _summarize(terminalreporter, config)
+    yield
+    run = config.stash.get(_RUN, None)
+    if run is not None and not hasattr(config, "workerinput"):
+        from vmtests.report import summary
+
+        terminalreporter.write_line("")
+        terminalreporter.write_line(summary.places(run.record))
+
+
+def _summarize(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.stash.get(_LEFT_OUT, 0):
         terminalreporter.write_line(f"{config.stash[_LEFT_OUT]} tests are left to the full tier: --tier full runs them")
     run = config.stash.get(_RUN, None)

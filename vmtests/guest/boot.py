@@ -12,6 +12,7 @@ from vmtests.guest import kept
 from vmtests.guest.guest import Guest
 from vmtests.guest.kept import Kept
 from vmtests.guest.launch import Launched, Logs, Plan
+from vmtests.guest.log import LIMIT
 from vmtests.guest.machine import Machine
 from vmtests.guest.start import BOOT_SECONDS, Start
 from vmtests.image import Image
@@ -40,6 +41,7 @@ def boot(
     machine: Machine,
     *,
     evidence: Path,
+    log_bytes: int = LIMIT,
     deadline: float | None = None,
     append: Sequence[str] = (),
     keeper: Keeper | None = None,
@@ -52,6 +54,7 @@ def boot(
     Args:
         kernel, image, machine: what to boot.
         evidence: a folder, made if need be, for console.log, qemu.stderr, qmp.log, commands.log and argv.sh.
+        log_bytes: what each of the logs may have.
         deadline: seconds that the boot may take on real hardware; a minute by default.
         append: more words for the kernel's command line.
         keeper: lets the guest outlive us under a supervisor; it can be looked into by others meanwhile.
@@ -63,7 +66,7 @@ def boot(
         KernelFailure: the kernel panicked, hangs, or did so later and the body did not notice.
         HostFailure: QEMU cannot be started, or ended by itself.
     """
-    logs, outlives = Logs(evidence), keeper is not None and keeper.outlives
+    logs, outlives = Logs(evidence, log_bytes), keeper is not None and keeper.outlives
     plan = Plan(kernel, image, machine, tuple(append), logs, keeper is not None, outlives, alone, tell)
     start = Start(plan, deadline or BOOT_SECONDS)
     with ExitStack() as stack:

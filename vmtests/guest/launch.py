@@ -40,9 +40,10 @@ PID_FILE = "supervisor.pid"
 
 @dataclass(frozen=True)
 class Logs:
-    """The files of evidence of one guest, all in one folder."""
+    """The files of evidence of one guest, all in one folder; those that grow as the guest likes have a limit."""
 
     folder: Path
+    limit: int = LIMIT
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
                 drain=(monitor_pair.ours.fileno(), keys_pair.ours.fileno()),
                 hold=(*workspace.locks, *_holds(kernel.image, image.path)),
                 log=logs.console.absolute(),
-                limit=LIMIT,
+                limit=logs.limit,
                 pid_file=workspace.files / PID_FILE,
                 outlives=plan.outlives,
             )
@@ -191,12 +192,13 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
         death.examine = process.examine
         console = Console(
             console_pair.ours,
-            stack.enter_context(CappedLog(logs.console)),
+            stack.enter_context(CappedLog(logs.console, logs.limit)),
             death,
             ended=lambda: death.report(process.obituary()),
         )
         death.tail = lambda: trace.readable(console.tail(REPORT_LINES), kernel.vmlinux)
-        monitor = stack.enter_context(Monitor(monitor_pair.ours, stack.enter_context(CappedLog(logs.qmp)), death))
+        qmp_log = stack.enter_context(CappedLog(logs.qmp, logs.limit))
+        monitor = stack.enter_context(Monitor(monitor_pair.ours, qmp_log, death))
         process.quit = lambda: monitor.execute("quit", seconds=STEP_SECONDS)
         stack.callback(_end, process, console)
         death.interrogate = lambda: _interrogate(monitor, console, death)

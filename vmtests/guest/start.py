@@ -87,7 +87,7 @@ class Start:
         launched.console.wait_for(
             READY, self.seconds * patience, silence=SILENCE_SECONDS * patience, what=f"booting kernel {kernel.name}"
         )
-        shell = Shell(port, keys, stack.enter_context(CappedLog(plan.logs.commands)), death, patience)
+        shell = Shell(port, keys, stack.enter_context(CappedLog(plan.logs.commands, plan.logs.limit)), death, patience)
         stack.callback(shell.close)
         release = shell.run(["uname", "-r"], seconds=10).stdout.strip()
         took = time.monotonic() - launched.started

@@ -172,10 +172,27 @@ def attach(guest: Attachable) -> Iterator[Access]:
     Raises:
         HostFailure: the kernel's debug info is missing, or of another build than the kernel that runs.
     """
+    access = None
+    with attached(guest) as program:
+        try:
+            access = Access.of(program, Live(guest.monitor), guest.kernel.config_values())
+            del program
+            yield access
+        finally:
+            if access is not None:
+                access.program = drgn.Program()
+
+
+@contextmanager
+def attached(guest: Attachable) -> Iterator[drgn.Program]:
+    """Yield drgn's view of the guest, which may run or be dead; keep no reference to it.
+
+    Raises:
+        HostFailure: the kernel's debug info is missing, or of another build than the kernel that runs.
+    """
     kernel = guest.kernel
     if kernel.vmlinux is None:
-        raise HostFailure(f"kernel {kernel.name} has no vmlinux with debug info: its memmap cannot be checked")
-    access = None
+        raise HostFailure(f"kernel {kernel.name} has no vmlinux with debug info: its memory cannot be looked into")
     program = drgn.Program()
     try:
         try:
@@ -183,12 +200,9 @@ def attach(guest: Attachable) -> Iterator[Access]:
         except (OSError, ValueError, drgn.FaultError) as error:
             raise HostFailure(f"drgn cannot attach to {guest.drgn_socket}: {error}") from error
         load(program, kernel.vmlinux, vmcoreinfo(program))
-        access = Access.of(program, Live(guest.monitor), kernel.config_values())
-        yield access
+        yield program
     finally:
         # The monitor serves one client, and drgn leaves it only with the last reference to its program.
-        if access is not None:
-            access.program = drgn.Program()
         del program
         gc.collect()
 

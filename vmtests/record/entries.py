@@ -217,8 +217,9 @@ class ComparisonEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceEntry(Entry):
-    """A file beside the record; `path` is relative to it."""
+    """A file beside the record; `path` is relative to it, `test` the failed test that it tells of, if it is one's."""
 
     list_name: ClassVar[str] = "evidence"
     kind: str
     path: str
+    test: str | None = None

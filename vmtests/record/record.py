@@ -175,9 +175,9 @@ class RecordWriter:
         """Return what has been added of one kind so far."""
         return tuple(entry for entry in self._entries[kind.list_name] if isinstance(entry, kind))
 
-    def add_evidence(self, kind: str, path: Path) -> None:
-        """Note a file in the record's folder."""
-        self.add(EvidenceEntry(kind=kind, path=path.relative_to(self.folder).as_posix()))
+    def add_evidence(self, kind: str, path: Path, *, test: str | None = None) -> None:
+        """Note a file in the record's folder; `test` is the failed one that it tells of."""
+        self.add(EvidenceEntry(kind=kind, path=path.relative_to(self.folder).as_posix(), test=test))
 
     def add_line(self, kind: str, line: str) -> None:
         """Add a line to the table KIND.txt in the record's folder."""

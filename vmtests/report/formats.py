@@ -18,7 +18,12 @@ SUFFIXES = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json",
 
 def text(found: Gathered, *, width: int, colour: bool) -> str:
     """Return the tables that a run ends with, and the records against each other."""
-    parts = [summary.render(record, width=width, colour=colour) for record in found.records]
+    parts = [
+        part
+        for record in found.records
+        for part in (summary.render(record, width=width, colour=colour), summary.places(record))
+        if part
+    ]
     parts += [
         f"{first.folder.name} and {second.folder.name}:\n{offline.comparison(comparison)}"
         for first, second, comparison in found.between

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmtests.guest.log import printable
+from vmtests.errors import printable
 from vmtests.record import (
     BindEntry,
     ComparisonEntry,
@@ -47,10 +48,6 @@ def render(record: Record | RecordWriter, *, width: int, colour: bool) -> str:
     if record.dmesg_warnings:
         shown = [f"  {words.printable(line)}" for line in record.dmesg_warnings[:20]]
         parts.append("\n".join(["warnings of the kernels:", *shown]))
-    parts.append(f"record: {record.folder / 'run.json'}")
-    failures = [entry for entry in record.entries(EvidenceEntry) if entry.kind == "failure"]
-    if failures:
-        parts.append("\n".join(["evidence:", *(f"  {record.folder / entry.path}" for entry in failures)]))
     return "\n\n".join(parts)
 
 
@@ -58,6 +55,21 @@ def checked(known: Known, result: MemmapResult) -> str:
     """Return the outcome of looking again at a memmap, and the first of what is wrong, a line each."""
     line = words.memmap(str(known), result.pages_checked, result.pages_expected, result.mismatches, result.seconds)
     return "\n".join([line, *(f"  {example}" for example in result.examples)])
+
+
+def places(record: Record | RecordWriter) -> str:
+    """Return where the record is, and the evidence of each test that failed: a folder for each of its guests."""
+    lines = []
+    entries = record.entries(EvidenceEntry)
+    lines += [f"  {record.folder / entry.path}" for entry in entries if entry.kind == "failure"]
+    folders: dict[tuple[str, Path], list[str]] = {}
+    for entry in entries:
+        if entry.test is not None:
+            path = record.folder / entry.path
+            folders.setdefault((entry.test, path.parent), []).append(path.name)
+    for (test, folder), names in folders.items():
+        lines.append(f"  {folder} ({', '.join(sorted(names))}) of {printable(test)}")
+    return "\n".join([*(["evidence:", *lines] if lines else []), f"record: {record.folder / 'run.json'}"])
 
 
 def kept(name: str, kernel: str, why: str, ways_in: Sequence[str]) -> str:

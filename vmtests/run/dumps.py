@@ -58,8 +58,8 @@ class Dumps:
         finally:
             self._watched.remove(watched)
 
-    def failed(self, error: BaseException) -> list[str]:
-        """Keep the dump of a test that failed, and return what to say of it.
+    def failed(self, error: BaseException, test: str | None = None) -> list[str]:
+        """Keep the dump of the test that failed, and return what to say of it.
 
         A test whose guest is a fixture's has it still: then the dump is written now.
         """
@@ -71,7 +71,7 @@ class Dumps:
             return [said] if said else []
         self._kept = True
         dump, about = self._written
-        self._record.add_evidence("vmcore", dump.path)
+        self._record.add_evidence("vmcore", dump.path, test=test)
         size = words.size_about(dump.data_bytes)
         return [f"the guest as it was: {dump.path} ({size}); to open it:", *how_to_open(dump.path, about.vmlinux)]
 

@@ -25,8 +25,8 @@ from vmtests.report import words
 from vmtests.report.progress import Progress
 from vmtests.run import patches, unprobed, verdicts
 from vmtests.run.bench import Bench
-from vmtests.run.dumps import NAME as DUMP
 from vmtests.run.dumps import Dumps
+from vmtests.run.evidence import Evidence
 from vmtests.run.furnish import insert
 from vmtests.run.keeping import Keeping
 from vmtests.run.options import Options
@@ -59,9 +59,8 @@ class Run:
         #: What the gate has made of the run, once it has ended.
         self.gated: list[verdicts.Gated] = []
         self._announced = False
-        self._guests = 0
-        self._failures: list[str] = []
-        self.keeping = Keeping(self._failures, progress.say)
+        self.evidence = Evidence(self.record)
+        self.keeping = Keeping(self.evidence.failures, progress.say)
         Workspace.sweep()
 
     @cached_property
@@ -206,7 +205,7 @@ class Run:
         built = self.kernel(name)
         machine = self.machine(counted=counted, memory_bytes=memory_bytes, nodes=nodes, dimm_bytes=dimm_bytes)
         with ExitStack() as stack:
-            folder = stack.enter_context(self.evidence(name))
+            folder = stack.enter_context(self.evidence.folder(name))
             keeper = self.keeping.keeper() if self.options.keep else None
             with self.progress.task(f"{name}: boot"):
                 guest = stack.enter_context(
@@ -215,6 +214,7 @@ class Run:
                         self.image,
                         machine,
                         evidence=folder,
+                        log_bytes=self.evidence.log_bytes(),
                         append=append,
                         keeper=keeper,
                         # Two guests that share one boot's layout of memory are no two samples.
@@ -224,7 +224,7 @@ class Run:
                     )
                 )
             self._note_guest(guest, number)
-            with self.dumps.watch(guest):
+            with self.evidence.kernel_log(guest), self.dumps.watch(guest):
                 yield guest
                 guest.check_alive()
             self.record.dmesg_warnings += [f"{name}: {line}" for line in dmesg.warnings(guest.dmesg())]
@@ -338,26 +338,6 @@ class Run:
 
             yield lend
 
-    @contextmanager
-    def evidence(self, name: str) -> Iterator[Path]:
-        """Yield a folder for what a guest of this kernel leaves; in the end the record gets all that is in it."""
-        folder = self._guest_folder(name)
-        try:
-            yield folder
-        finally:
-            for path in sorted(folder.iterdir()):
-                if path.name != DUMP:  # noted once it is sure to stay
-                    self.record.add_evidence(path.stem, path)
-
-    def _guest_folder(self, name: str) -> Path:
-        """Make the folder of a guest's evidence; other workers of this run make theirs beside it."""
-        while True:
-            self._guests += 1
-            folder = self.record.folder / f"guest-{self._guests:03d}-{name}"
-            with suppress(FileExistsError):
-                folder.mkdir()
-                return folder
-
     def note_host(self, machine: Machine, cpu_warnings: tuple[str, ...]) -> None:
         """Note the host, and what its accelerator lacks of the guests' CPU model."""
         self.record.set_host(
@@ -384,14 +364,6 @@ class Run:
                 seconds_to_first_command=round(guest.seconds_to_first_command, 3),
             )
         )
-
-    def note_failure(self, test: str, text: str) -> None:
-        """Keep the text of a failed test beside the record."""
-        self._failures.append(test)
-        path = self.record.folder / "failures.txt"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{test}\n{text}\n\n")
-        self.record.add_evidence("failure", path)
 
     def prepare(self) -> None:
         """Build all kernels before the first boot, so that nothing comes between the boots of a pair.
@@ -422,15 +394,16 @@ class Run:
             emulated = self.accelerator.name == "tcg"
             verdicts.compare(self.record, self.options, self.clock, emulated=emulated, pairs=self.pairs.begun or None)
         except UsageError as error:
-            self.note_failure("timing", str(error))
+            self.evidence.failed("timing", str(error))
         for failure in failures:
-            self.note_failure("timing", str(failure))
+            self.evidence.failed("timing", str(failure))
             self.record.rig_trouble.append(failure.message)
         self.gated = verdicts.gate(self.record, self.options)
         return (*(failure.exit_code for failure in failures), *(one.code for one in self.gated))
 
     def save(self, code: int) -> Path:
         """Write the record."""
+        self.evidence.over()
         if self.pairs.begun:
             self.record.note_pairs(self.pairs.begun, self.pairs.ended)
         return self.record.save(code)

@@ -57,7 +57,7 @@ class SealedBench:
             raise HostFailure(f"kernel {built.name} has no debug info, by which the probes find the pgmap's fields")
         machine = run.machine(counted=True)
         with (
-            run.evidence(self.kernel) as folder,
+            run.evidence.folder(self.kernel) as folder,
             run.progress.task(f"{self.kernel} {self.spec.id}: sealed, {times} rebinds"),
         ):
             done = sealed.count(
