@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import shlex
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -47,10 +46,7 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        character
-        if character in "\n\t" or not unicodedata.category(character).startswith("C")
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
     )
 
 

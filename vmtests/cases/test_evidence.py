@@ -53,7 +53,7 @@ def test_evidence_of_an_oops(run: Run, tmp_path: Path) -> None:
     see_the_failure(done.stdout)
     assert done.stdout == "".join(part for part in done.stdout if part.isprintable() or part == "\n")
     (folder,) = out.glob("guest-*-patch")
-    test = "test_rebind.py::test_rebind[patch-fsdax-dev]"
+    test = "::test_rebind[patch-fsdax-dev]"
     see_that_it_ends_with_the_paths(done.stdout, out, folder, test)
 
     record = read(out)
