@@ -21,6 +21,8 @@ class Namespace:
     id: str = "fsdax-dev"
     name: str = "namespace0.0"
     device: str = "pfn0.0"
+    mode: str = "fsdax"
+    align_bytes: int = 2 << 20
     map: str = "dev"
     start: int = BASE << 12
     size_bytes: int = 4096 << 12
@@ -86,6 +88,24 @@ def test_a_call_for_another_range_than_its_pgmaps(seen: Any, said: str, tmp_path
     asked.saw(NAMESPACE, truth())
     with pytest.raises(KernelFailure, match=said):
         asked.saw(NAMESPACE, seen)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "seen"),
+    [
+        (NAMESPACE, truth(kind=4)),
+        (NAMESPACE, truth(order=9)),
+        (Namespace(mode="devdax"), truth(order=9)),
+        (Namespace(mode="devdax"), truth(kind=4)),
+        (Namespace(mode="devdax", align_bytes=1 << 30), truth(kind=4, order=9)),
+        (Namespace(mode="devdax", align_bytes=4096), truth(kind=4, order=9)),
+    ],
+)
+def test_pages_of_another_kind_than_the_namespaces(namespace: Any, seen: Any, tmp_path: Path) -> None:
+    asked = oracle(fsdax(tmp_path))
+    asked.access.bound = seen  # type: ignore[attr-defined]
+    with pytest.raises(KernelFailure, match=r"of type \w+ and order \d+, must be (FS_DAX and 0|GENERIC and \d+)$"):
+        asked.saw(namespace, seen)
 
 
 def test_poison_belongs_to_one_bind(tmp_path: Path) -> None:

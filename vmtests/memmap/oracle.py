@@ -17,7 +17,7 @@ from vmtests.memmap.flip import Proof, prove
 from vmtests.memmap.freemem import poison_free
 from vmtests.memmap.guard import Neighbours, neighbours
 from vmtests.memmap.known import Known
-from vmtests.memmap.layout import PAGE_SHIFT, Role
+from vmtests.memmap.layout import PAGE_SHIFT, PageLayout, Role
 from vmtests.memmap.pgmap import truths
 from vmtests.memmap.poison import Poison, altmap_area, poison
 from vmtests.memmap.result import EXAMPLES, MemmapResult
@@ -81,13 +81,14 @@ class Oracle:
         """Remember what the probe saw of the namespace's bind, which is just over; `poisoned`: it was over poison.
 
         Raises:
-            KernelFailure: the function was not called for what its pgmap says.
+            KernelFailure: the function was not called for what its pgmap says, or that is not the namespace's.
         """
         if (now := self.access.pgmap_of(truth.start_pfn)) != truth:
             raise KernelFailure(
                 f"memmap_init_zone_device() was called for {truth}, but after the bind of {namespace.name} pfn "
                 f"{truth.start_pfn:#x} is of {now or 'no pgmap'}"
             )
+        _is_of_kind(truth, namespace, self.access.layout)
         self._truths[namespace.name] = truth
         applied = self._poisons.get(namespace.name) or self._poisons.get(_FIRST)
         self._known[namespace.name] = Known(
@@ -226,6 +227,23 @@ class Oracle:
                 )
             self._nodes[namespace.device] = max(node, 0)
         return self._nodes[namespace.device]
+
+
+def _is_of_kind(truth: RangeTruth, namespace: Namespace, layout: PageLayout) -> None:
+    """See that the pages are of the type and the order that this kind of namespace has.
+
+    drivers/nvdimm/pmem.c:531 and drivers/dax/device.c:431-433 in 7.3.4. What a struct page must hold depends on both: a
+    wrong one would be taken for right.
+    """
+    wanted = ("FS_DAX", 0)
+    if namespace.mode == "devdax":
+        wanted = ("GENERIC", namespace.align_bytes.bit_length() - 1 - PAGE_SHIFT)
+    got = (layout.memory_type(truth.type), truth.vmemmap_shift)
+    if got != wanted:
+        raise KernelFailure(
+            f"the pgmap of {namespace.name}, {namespace.id}, has pages of type {got[0]} and order {got[1]}, must be "
+            f"{wanted[0]} and {wanted[1]}"
+        )
 
 
 def _belongs(truth: RangeTruth, namespace: Namespace) -> None:
