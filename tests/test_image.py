@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import re
@@ -18,7 +19,7 @@ from vmtests import data, image
 from vmtests.cpio import Member, Tree, members
 from vmtests.errors import HostFailure
 from vmtests.host.kvm import INIT_LINE
-from vmtests.image import initramfs, recipe
+from vmtests.image import Image, initramfs, recipe
 from vmtests.image.elf import needed
 from vmtests.image.recipe import Recipe
 
@@ -257,3 +258,15 @@ def test_a_bad_recipe_is_told(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "init").touch()
     with pytest.raises(HostFailure, match=message):
         recipe.load(tmp_path)
+
+
+def test_an_image_that_is_not_what_was_made(tmp_path: Path) -> None:
+    image = Image(tmp_path / "guest.cpio", hashlib.sha256(b"made").hexdigest(), "", {})
+    image.path.write_bytes(b"made")
+    image.verify()
+    image.path.write_bytes(b"ma")
+    with pytest.raises(HostFailure, match=r"image is damaged: .*guest.cpio \(2 bytes\) is not what was made"):
+        image.verify()
+    image.path.unlink()
+    with pytest.raises(HostFailure, match="image is not there: .*guest.cpio: No such file"):
+        image.verify()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_boot import EMPTY_SHA256, write_bzimage
 from tests.test_record import BIND
 from vmtests.errors import HostFailure, KernelFailure, UsageError
 from vmtests.guest import Machine, process
@@ -64,8 +65,9 @@ class Rig:
         self._folder = folder
         (folder / "bin").mkdir()
         self.program = folder / "bin" / "qemu-system-x86_64"
-        for name in ("config", "bzImage", "guest.cpio"):
+        for name in ("config", "guest.cpio"):
             (folder / name).touch()
+        write_bzimage(folder / "bzImage")
         self.kernel = Kernel(
             name="base", release="7.3.4", image=folder / "bzImage", vmlinux=None, config=folder / "config",
             config_sha256="", source="", compiler="", patches=(), build_seconds=None, key="",
@@ -81,7 +83,7 @@ class Rig:
         prepared = Prepared("fsdax-dev", "fsdax", "dev", 2 << 20, GIB, GIB, 131072, {4096: b"info", GIB: b"label"})
         done = sealed.count(
             self.kernel,
-            Image(self._folder / "guest.cpio", "", "", {}),
+            Image(self._folder / "guest.cpio", EMPTY_SHA256, "", {}),
             MACHINE,
             prepared,
             rebinds=rebinds,

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vmtests import cache
-from vmtests.errors import HostFailure
 from vmtests.guest import trace
 from vmtests.guest.admission import Claim
 from vmtests.guest.console import Console
@@ -134,12 +133,11 @@ def launch(plan: Plan, *, content: Callable[[Path], None] | None = None) -> Laun
         content: fills each file of its memory, and QEMU then waits for the state of another one instead of booting.
 
     Raises:
-        HostFailure: a file is not there, or QEMU cannot be started.
+        HostFailure: a file is not there or damaged, or QEMU cannot be started.
     """
     kernel, image, machine, logs = plan.kernel, plan.image, plan.machine, plan.logs
-    for path, what in ((kernel.image, f"the image of kernel {kernel.name}"), (image.path, "the guest's image")):
-        if not path.is_file():
-            raise HostFailure(f"{what} is not there: {path}")
+    kernel.verify()
+    image.verify()
     death = Death(evidence=(logs.console, logs.stderr, logs.argv))
     with ExitStack() as stack:
         Workspace.sweep()

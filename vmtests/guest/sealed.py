@@ -114,10 +114,12 @@ def sealed(
 
     Raises:
         KernelFailure: the kernel panicked or hangs.
-        HostFailure: QEMU cannot be started, or ended by itself.
+        HostFailure: a file is not there or damaged; QEMU cannot be started, or ended by itself.
     """
     if not machine.icount:
         raise UsageError("a sealed guest is there for the clock icount")
+    kernel.verify()
+    image.verify()
     evidence.mkdir(parents=True, exist_ok=True)
     console_log, stderr, argv_sh = (evidence / name for name in ("console.log", "qemu.stderr", "argv.sh"))
     death = Death(evidence=(console_log, stderr, argv_sh))

@@ -7,6 +7,7 @@ everything that its bytes depend on.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import json
@@ -54,6 +55,28 @@ class Image:
     key: str
     # Debian packages that its files are from: name to version.
     packages: Mapping[str, str]
+
+    def verify(self) -> None:
+        """See that the file is there and as it was made; HostFailure if not.
+
+        A kernel takes from a damaged one what it can, and dies for want of the rest as if it were to blame.
+        """
+        try:
+            found = self.path.stat()
+            content = _file_sha256(self.path, found.st_size, found.st_mtime_ns)
+        except OSError as error:
+            raise HostFailure(f"the guest's image is not there: {self.path}: {error.strerror}") from error
+        if content != self.sha256:
+            raise HostFailure(
+                f"the guest's image is damaged: {self.path} ({found.st_size} bytes) is not what was made. Remove its "
+                "folder: it is made again"
+            )
+
+
+@functools.cache
+def _file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+    """Return the checksum of a file, read again only when it has changed."""
+    return _sha256(path.read_bytes())
 
 
 def build(modules: Sequence[Path] = (), *, recipe: Recipe | None = None) -> Image:

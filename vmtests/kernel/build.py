@@ -23,8 +23,8 @@ from typing import Any
 from vmtests import cache
 from vmtests.command import run
 from vmtests.errors import HostFailure
+from vmtests.kernel import bzimage, patches, source
 from vmtests.kernel import config as kconfig
-from vmtests.kernel import patches, source
 from vmtests.kernel.config import Request
 from vmtests.kernel.make import Make, Toolchain
 from vmtests.kernel.patches import Patch
@@ -79,6 +79,10 @@ class Kernel:
     def config_values(self) -> Mapping[str, str]:
         """Return "CONFIG_X" to its value as it stands in the .config; what is not set is absent."""
         return kconfig.values(self.config)
+
+    def verify(self) -> None:
+        """See that the image is there and whole; HostFailure if not."""
+        bzimage.verify(self.image, f"the image of kernel {self.name}")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
