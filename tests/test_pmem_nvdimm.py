@@ -120,6 +120,15 @@ def test_no_backing_file(rig: Rig) -> None:
     assert not rig.fake.monitor.seen
 
 
+def test_damaged_labels(rig: Rig) -> None:
+    with rig.nvdimm.backing.open("r+b") as handle:
+        handle.seek(size.GIB + 5)
+        handle.write(b"x")
+    with pytest.raises(HostFailure, match=r"labels of NVDIMM nvdimm0 are damaged: index block 0 .* byte 1073741824 of"):
+        plug(rig.guest, rig.nvdimm)
+    assert not rig.fake.monitor.seen
+
+
 def test_unplug(rig: Rig) -> None:
     rig.fake.monitor.answers["device_del"] = "nvdimm device hot unplug is not supported yet."
     with pytest.raises(HostFailure, match=r"NVDIMM nvdimm0 stays plugged, as QEMU refuses \(nvdimm device hot unplug"):

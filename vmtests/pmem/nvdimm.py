@@ -11,6 +11,7 @@ from typing import Any
 from vmtests.errors import HostFailure, UsageError
 from vmtests.guest import Guest, MonitorError, size
 from vmtests.guest.machine import option
+from vmtests.pmem import labels
 
 #: The least that QEMU takes (MIN_NAMESPACE_LABEL_SIZE, include/hw/mem/nvdimm.h).
 LABEL_BYTES = 128 * size.KIB
@@ -115,8 +116,8 @@ def plug(guest: Guest, nvdimm: Nvdimm, *, seconds: float = 30.0) -> Region:
         seconds: the deadline on real hardware for the region to appear.
 
     Raises:
-        HostFailure: the backing file is not there or not of the right size; the machine has no slot or no address
-            space left for it.
+        HostFailure: the backing file is not there or not of the right size, or its labels are damaged; the machine has
+            no slot or no address space left for it.
         KernelFailure: the guest did not take it.
     """
     wanted = nvdimm.backing_bytes(nvdimm.size_bytes, nvdimm.label_bytes)
@@ -129,6 +130,7 @@ def plug(guest: Guest, nvdimm: Nvdimm, *, seconds: float = 30.0) -> Region:
             f"the backing file {nvdimm.backing} has {found} bytes, but NVDIMM {nvdimm.id} needs {wanted}: "
             f"{size.text(nvdimm.size_bytes)} and {size.text(nvdimm.label_bytes)} for labels"
         )
+    _check_labels(nvdimm)
     (add_memory, memory), (add_device, device) = nvdimm.qmp()
     guest.monitor.execute(add_memory, **memory)
     try:
@@ -140,6 +142,18 @@ def plug(guest: Guest, nvdimm: Nvdimm, *, seconds: float = 30.0) -> Region:
     shown = guest.wait_until(_FIND.format(start=start), seconds, what=f"the region of NVDIMM {nvdimm.id} at {start:#x}")
     name, size_text = shown.split()
     return Region(name=name, start=start, size_bytes=int(size_text), nvdimm=nvdimm)
+
+
+def _check_labels(nvdimm: Nvdimm) -> None:
+    """Refuse labels that the kernel would pass over: the namespace would be missing, and the kernel to blame."""
+    with nvdimm.backing.open("rb") as file:
+        file.seek(nvdimm.size_bytes)
+        wrong = labels.damage(file.read(nvdimm.label_bytes))
+    if wrong:
+        raise HostFailure(
+            f"the labels of NVDIMM {nvdimm.id} are damaged: {wrong}, from byte {nvdimm.size_bytes} of {nvdimm.backing} "
+            "on. Take another file, or fill that area with zeros, which gives up the namespaces"
+        )
 
 
 def unplug(guest: Guest, nvdimm: Nvdimm) -> None:
