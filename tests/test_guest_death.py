@@ -170,3 +170,47 @@ def test_check() -> None:
     death.report(EXIT)
     with pytest.raises(HostFailure, match="the guest is dead: QEMU ended"):
         death.check()
+
+
+def test_what_no_witness_reports_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A QEMU that is stopped and stays so, long before the deadline; one that goes on again is none."""
+    monkeypatch.setattr("vmtests.guest.death.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("vmtests.guest.death.HELD_SECONDS", 0.2)
+    stopped = Cause(Witness.EXIT, "QEMU is stopped", by_kernel=False)
+    death = Death()
+    death.examine = lambda: stopped
+    start = time.monotonic()
+    failure = failed(death)
+    assert isinstance(failure, HostFailure)
+    assert failure.message == "waiting: QEMU is stopped"
+    assert 0.2 < time.monotonic() - start < 10
+
+    death, looks = Death(), iter(range(1000))
+    death.examine = lambda: stopped if next(looks) % 4 else None
+    start = time.monotonic()
+    assert death.wait(lambda: "there" if time.monotonic() > start + 1 else None, 60, "waiting") == "there"
+    assert next(looks) > 8
+
+
+def test_a_guest_without_a_pulse_hangs() -> None:
+    """It is asked where, as one whose deadline has passed; and who asks QEMU meanwhile is not disturbed."""
+    silent: list[float] = []
+
+    def feel(seconds: float) -> str:
+        silent.append(seconds)
+        return "CPU 0 has taken no interrupt for 5 s" if len(silent) > 1 else ""
+
+    death = Death()
+    death.heard()
+    death.pulse = feel
+    death.interrogate = lambda: "its CPUs were at RIP 123"
+    start = time.monotonic()
+    failure = failed(death)
+    assert isinstance(failure, KernelFailure)
+    assert failure.message == "waiting: CPU 0 has taken no interrupt for 5 s; its CPUs were at RIP 123"
+    assert time.monotonic() - start < 10
+    assert silent[0] < silent[1]
+
+    with pytest.raises(HostFailure, match="no answer in 1 s"):
+        death.wait(never, 1, "asking QEMU", outlive=True)
+    assert len(silent) == 2

@@ -91,7 +91,7 @@ def test_obituary(tmp_path: Path) -> None:
 def test_killed(tmp_path: Path) -> None:
     with Process(["sleep", "100"], stderr=tmp_path / "stderr") as qemu:
         os.kill(qemu.pid, signal.SIGKILL)
-        assert qemu.obituary().message == "QEMU ended on SIGKILL"
+        assert qemu.obituary().message == "QEMU ended on SIGKILL: somebody killed it, or the host, short of memory"
 
 
 def test_not_installed(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 #: How long a death by a lesser witness waits for the kernel's own words (syzkaller's monitorExecution() does so too).
 LATE_SECONDS = 1.0
+#: How often a wait looks for what no witness reports, and how long that must have held.
+LOOK_SECONDS = 0.5
+HELD_SECONDS = 1.5
 #: A console that has been quiet for so long has finished its report.
 QUIET_SECONDS = 0.3
 
@@ -66,12 +69,15 @@ class Death:
         self.evidence = tuple(evidence)
         #: The end of the console, for the messages; the Console sets it.
         self.tail: Callable[[], str] = lambda: ""
-        #: Looks for a cause that no witness reports by itself, when a deadline has passed.
+        #: Looks for a cause that no witness reports by itself.
         self.examine: Callable[[], Cause | None] = lambda: None
+        #: Given for how long the guest has been silent, returns what shows that it hangs, "" if nothing does.
+        self.pulse: Callable[[float], str] = lambda _: ""
         #: Makes a guest that hangs print where, if it still can, and returns what else is known about it.
         self.interrogate: Callable[[], str] = lambda: ""
         self._causes: list[Cause] = []
         self._heard: float | None = None
+        self._suspected: float | None = None
 
     @property
     def cause(self) -> Cause | None:
@@ -130,8 +136,9 @@ class Death:
         """
         start = time.monotonic()
         deadline = (start if since is None else since) + seconds
+        lost = ""
         with self.lock:
-            while True:
+            while not lost:
                 value = ready()
                 if value is not None:
                     return value
@@ -142,10 +149,12 @@ class Death:
                     limit = min(limit, max(start, self._heard or start) + silence)
                 if (left := limit - time.monotonic()) <= 0:
                     break
-                self.condition.wait(left)
+                if not self.condition.wait(min(left, LOOK_SECONDS)):
+                    lost = self._look(start, outlive=outlive)
         if self.ended() if outlive else self._causes:
             raise self.failure(what)
-        raise self._late(what, seconds, silence if limit < deadline else None, ask=not outlive)
+        late = lost or _overdue(seconds, silence if limit < deadline else None, outlive=outlive)
+        raise self._late(what, late, ask=not outlive)
 
     def call(self, function: Callable[[], T], seconds: float, what: str) -> T:
         """Run a blocking function in a thread and return its result, unless the guest dies or the deadline passes.
@@ -169,17 +178,28 @@ class Death:
         with self.lock:
             self.condition.notify_all()
 
-    def _late(self, what: str, seconds: float, silence: float | None, *, ask: bool) -> VmtestsError:
-        """Return the failure for a deadline that has passed, or for a `silence` that was too long."""
-        late = (
-            f"not done within {_text(seconds)}" if silence is None else f"the console said nothing for {_text(silence)}"
-        )
+    def _look(self, since: float, *, outlive: bool) -> str:
+        """Look for what no witness reports; return what shows that the guest, silent `since` then, hangs.
+
+        A cause that examine() finds is reported if it holds: a debugger stops QEMU for a moment, too.
+        """
+        cause, now = self.examine(), time.monotonic()
+        if cause is None:
+            self._suspected = None
+        elif self._suspected is None:
+            self._suspected = now
+        elif now - self._suspected >= HELD_SECONDS:
+            self.report(cause)
+        return "" if outlive or cause is not None else self.pulse(now - max(since, self._heard or since))
+
+    def _late(self, what: str, late: str, *, ask: bool) -> VmtestsError:
+        """Return the failure for a deadline that has passed, or whatever else is `late`."""
         if (cause := self.examine()) is not None:
             self.report(cause)
         if self.cause is not None:
             return self.failure(what)
         if not ask:
-            return HostFailure(f"{what}: no answer in {_text(seconds)}", output=self.tail(), evidence=self.evidence)
+            return HostFailure(f"{what}: {late}", output=self.tail(), evidence=self.evidence)
         if not self.spoken:
             return HostFailure(
                 f"{what}: {late}, nor ever before: either this is no kernel for this machine with a console on the "
@@ -214,6 +234,13 @@ class Death:
             output=cause.output or self.tail(),
             evidence=self.evidence,
         )
+
+
+def _overdue(seconds: float, silence: float | None, *, outlive: bool) -> str:
+    """Return how a deadline is called that has passed, or a `silence` that was too long."""
+    if silence is not None:
+        return f"the console said nothing for {_text(silence)}"
+    return f"{'no answer in' if outlive else 'not done within'} {_text(seconds)}"
 
 
 def _text(seconds: float) -> str:

@@ -29,6 +29,12 @@ STEP_SECONDS = 1.0
 #: In each of QEMU's warnings about a feature of the CPU model, one a line for each virtual CPU.
 _LACKS = "support requested feature"
 
+#: What a signal that QEMU ends on means for whoever has to do something about it.
+_MEANS = {
+    signal.SIGBUS: ": one of its memory files has no room on the disk, or was cut short",
+    signal.SIGKILL: ": somebody killed it, or the host, short of memory",
+}
+
 #: include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -138,8 +144,7 @@ class Process:
     def obituary(self) -> Cause:
         """Wait for the end of the process and return it as a cause of death."""
         status = self._popen.wait()
-        how = f"on {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        return Cause(Witness.EXIT, f"QEMU ended {how}", by_kernel=False, status=status, output=self.said())
+        return Cause(Witness.EXIT, f"QEMU ended {_how(status)}", by_kernel=False, status=status, output=self.said())
 
     def examine(self) -> Cause | None:
         """Return the cause of QEMU's silence that it cannot report: a signal or a debugger has stopped it."""
@@ -175,6 +180,13 @@ class Process:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.end()
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"with status {status}"
+    number = signal.Signals(-status)
+    return f"on {number.name}{_MEANS.get(number, '')}"
 
 
 def pasteable(argv: Sequence[str]) -> str:

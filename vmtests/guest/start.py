@@ -16,6 +16,7 @@ from vmtests.guest.keys import Keys
 from vmtests.guest.launch import Launched, Plan, launch
 from vmtests.guest.log import CappedLog
 from vmtests.guest.monitor import Monitor
+from vmtests.guest.pulse import Pulse
 from vmtests.guest.shell import Shell
 from vmtests.guest.snapshot import Snapshot, Unrestorable
 
@@ -91,6 +92,8 @@ class Start:
         stack.callback(shell.close)
         release = shell.run(["uname", "-r"], seconds=10).stdout.strip()
         took = time.monotonic() - launched.started
+        # Not before: a kernel that boots has its interrupts off for long.
+        death.pulse = Pulse(launched.monitor, patience)
         if release != kernel.release:
             raise HostFailure(f"kernel {kernel.name} should be {kernel.release}, but the guest runs {release}")
         if plan.supervised:
