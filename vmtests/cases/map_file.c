@@ -3,6 +3,8 @@
  *
  *	map_file write PATH BYTES STEP	write a word every STEP bytes, sync, let a child of a fork read them all
  *	map_file read PATH BYTES STEP	read what `write` wrote, and print a checksum of all BYTES
+ *	map_file hold PATH BYTES STEP	write as `write` does, say "mapped", keep the mapping until the end of stdin,
+ *					then read as `read` does
  *
  * Each word is its own place in the file. Exit status: 0, or 1 with a message.
  */
@@ -25,6 +27,12 @@ static void fail(const char *what)
 static uint64_t word(uint64_t at)
 {
 	return at ^ 0x766d74657374735aull;
+}
+
+static void write_words(volatile char *map, uint64_t bytes, uint64_t step)
+{
+	for (uint64_t at = 0; at < bytes; at += step)
+		*(volatile uint64_t *)(map + at) = word(at);
 }
 
 static int differs(const volatile char *map, uint64_t bytes, uint64_t step)
@@ -54,7 +62,7 @@ static uint64_t checksum(const uint64_t *words, uint64_t count)
 int main(int argc, char **argv)
 {
 	if (argc != 5) {
-		fprintf(stderr, "usage: map_file write|read PATH BYTES STEP\n");
+		fprintf(stderr, "usage: map_file write|read|hold PATH BYTES STEP\n");
 		return 1;
 	}
 	uint64_t bytes = strtoull(argv[3], NULL, 0), step = strtoull(argv[4], NULL, 0);
@@ -67,12 +75,18 @@ int main(int argc, char **argv)
 
 	if (map == MAP_FAILED)
 		fail("mmap");
-	if (!strcmp(argv[1], "read")) {
+	if (!strcmp(argv[1], "hold")) {
+		write_words(map, bytes, step);
+		puts("mapped");
+		fflush(stdout);
+		while (getchar() != EOF)
+			;
+	}
+	if (strcmp(argv[1], "write")) {
 		printf("%016llx\n", (unsigned long long)checksum((const uint64_t *)map, bytes / sizeof(uint64_t)));
 		return differs(map, bytes, step);
 	}
-	for (uint64_t at = 0; at < bytes; at += step)
-		*(volatile uint64_t *)(map + at) = word(at);
+	write_words(map, bytes, step);
 	/* A device has no cache to be written back, and no fsync() either. */
 	if (S_ISREG(stat.st_mode) && msync(map, bytes, MS_SYNC))
 		fail("msync");
