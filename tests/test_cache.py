@@ -102,3 +102,17 @@ def test_the_command_shows_before_it_frees(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("arguments", [["--older-than", "soon"], ["--size", "much"], ["--yes"], ["guest-none"]])
 def test_usage(arguments: list[str]) -> None:
     assert main(["clean", *arguments]) == ExitCode.USAGE
+
+
+def test_what_dead_makers_left_goes() -> None:
+    """Of whatever kind; what is being made stays."""
+    rests = [cache.root() / kind / f".key.{pid}.tmp" for kind, pid in (("kernels", 1), ("snapshots", 2), ("new", 3))]
+    for rest in rests:
+        (rest / "deep").mkdir(parents=True)
+    there = make("there")
+    with cache.locked(rests[0].with_name(".key.lock")):
+        assert set(cache.sweep()) == set(rests[1:])
+        assert rests[0].is_dir()
+    assert cache.sweep() == rests[:1]
+    assert not any(rest.exists() for rest in rests)
+    assert there.is_dir()

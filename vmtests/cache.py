@@ -2,7 +2,7 @@
 
 Layout: `ROOT/KIND/KEY/` is an entry, `ROOT/KIND/.KEY.lock` its lock, `ROOT/KIND/.KEY.PID.tmp/` one that is being made.
 An entry is made under its temporary name and renamed, so a kill in the middle leaves no half entry; the lock makes a
-second run wait for the first instead of doing the same work; a dead maker's rest is removed by the next one. A process
+second run wait for the first instead of doing the same work; a dead maker's rest goes with the next start. A process
 that has asked for an entry holds a shared lock on its folder until it ends, and the folder's time of modification is
 that of the last use: what may be freed, and what should be.
 """
@@ -151,6 +151,20 @@ def free(entry: Entry) -> bool:
             shutil.rmtree(gone, ignore_errors=True)
             return True
     return False
+
+
+def sweep() -> list[Path]:
+    """Remove what killed makers have left, gigabytes if it was a kernel, and return the folders that went.
+
+    The lock of a maker that lives cannot be had.
+    """
+    gone = []
+    for rest in root().glob("*/.*.tmp"):
+        key = rest.name[1:].rsplit(".", 2)[0]
+        with suppress(HostFailure), locked(rest.with_name(f".{key}.lock"), seconds=0):
+            shutil.rmtree(rest, ignore_errors=True)
+            gone.append(rest)
+    return gone
 
 
 def _alone(path: Path) -> bool:

@@ -56,7 +56,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     size = None if arguments.size is None else _size(arguments.size)
     if arguments.yes and age is None and size is None:
         raise UsageError("--yes frees what --older-than or --size names: give one of them")
-    removed = Workspace.sweep()
+    removed = [*Workspace.sweep(), *cache.sweep()]
     left = [guest for guest in kept.find_all() if guest.left]
     ending = left if arguments.guests else [kept.find(name) for name in arguments.names]
     if not arguments.json:

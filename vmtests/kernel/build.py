@@ -8,7 +8,6 @@ on (scripts/basic/fixdep.c); and one of another commit, whose files that differ 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -231,7 +230,7 @@ class _Plan:
 
     def _fill(self, to: Path) -> None:
         """Build into the folder of a new entry."""
-        _sweep()
+        cache.sweep()
         free = shutil.disk_usage(to).free
         if free < _ROOM:
             raise HostFailure(
@@ -364,12 +363,3 @@ def _renew(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.new")
     shutil.copy(path, temporary)
     temporary.replace(path)
-
-
-def _sweep() -> None:
-    """Remove what killed builds have left, gigabytes each: the lock of one that lives cannot be had."""
-    for kind in ("configs", "kernels", "objects", "sources"):
-        for rest in (cache.root() / kind).glob(".*.tmp"):
-            key = rest.name[1:].rsplit(".", 2)[0]
-            with contextlib.suppress(HostFailure), cache.locked(rest.with_name(f".{key}.lock"), seconds=0):
-                shutil.rmtree(rest, ignore_errors=True)
