@@ -7,6 +7,7 @@ the user gave us), and every other exception is a bug of vmtests itself.
 from __future__ import annotations
 
 import enum
+import errno
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,3 +116,17 @@ class UsageError(VmtestsError):
 
     exit_code = ExitCode.USAGE
     kind = "host-failed"
+
+
+#: How a system call says that a disk, or a quota on it, has no room left.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def known(error: BaseException) -> BaseException:
+    """Return the failure that an error comes to: a full disk is no bug, whoever finds it."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = f" at {error.filename}" if error.filename else ""
+        return HostFailure(
+            f"the disk is full{where}: free some room, or name folders on another one ({error.strerror})"
+        )
+    return error

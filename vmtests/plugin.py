@@ -349,11 +349,12 @@ def pytest_runtest_makereport(
     """Note which kind of failure each test ended with; show ours by their message, without our own stack."""
     report = yield
     if _is_case(item) and call.excinfo is not None and report.failed:
-        error = call.excinfo.value
-        known = isinstance(error, VmtestsError)
-        item.config.stash[_CODES].append(error.exit_code if isinstance(error, VmtestsError) else ExitCode.BUG)
-        if known:
+        error = errors.known(call.excinfo.value)
+        if isinstance(error, VmtestsError):
+            item.config.stash[_CODES].append(error.exit_code)
             report.longrepr = f"{type(error).__name__}: {error}"
+        else:
+            item.config.stash[_CODES].append(ExitCode.BUG)
         if _RUN in item.config.stash:
             run = item.config.stash[_RUN]
             if said := run.dumps.failed(error, item.nodeid):
@@ -389,9 +390,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not config.stash[_CODES]:
             codes.append(ExitCode.BUG)
         code = errors.worst(codes)
-    session.exitstatus = code
-    if run is not None:
-        run.save(code)
+    session.exitstatus = code if run is None else run.save(code)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -419,6 +418,8 @@ def _summarize(terminalreporter: pytest.TerminalReporter, config: pytest.Config)
         terminalreporter.write_line(f"{config.stash[_NOT_NEEDED]} boots were not needed: {run.pairs.ended}")
     for gated in run.gated:
         terminalreporter.write_line(gated.text)
+    if run.unsaved:
+        terminalreporter.write_line(run.unsaved)
     from vmtests.report import summary
 
     terminalreporter.section("vmtests")

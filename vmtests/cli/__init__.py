@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from vmtests import errors
 from vmtests.cli import boot, clean, compare, crash, drgn, history, host, image, kernel, memmap, report, vmcore
 from vmtests.errors import ExitCode, VmtestsError
 
@@ -63,11 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.act(arguments))
         sys.stdout.flush()
         return code
-    except VmtestsError as error:
-        print(f"vmtests: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # whoever read our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except (VmtestsError, OSError) as error:
+        failure = errors.known(error)
+        if not isinstance(failure, VmtestsError):
+            raise
+        print(f"vmtests: {failure}", file=sys.stderr)
+        return failure.exit_code

@@ -214,6 +214,10 @@ class RecordWriter:
         validate(document)
         path = self.folder / "run.json"
         temporary = path.with_name(f".run.json.{os.getpid()}")
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return path

@@ -81,7 +81,7 @@ class Evidence:
         parts = [test, text, *(f"--- {title} ---\n{said[-OWN_CHARACTERS:]}" for title, said in sections)]
         parts += [f"guest: {folder}" for folder in folders]
         path = self._record.folder / "failures.txt"
-        with path.open("a", encoding="utf-8") as file:
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:  # the disk may be what failed
             file.write("\n".join(part.rstrip("\n") for part in parts) + "\n\n")
         self._record.add_evidence("failure", path)
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vmtests import host, image, kernel
-from vmtests.errors import ExitCode, HostFailure, UsageError, VmtestsError
+from vmtests import cache, errors, host, image, kernel
+from vmtests.errors import PRECEDENCE, ExitCode, HostFailure, UsageError, VmtestsError, worst
 from vmtests.guest import Guest, Machine, Workspace, boot
 from vmtests.host import Accelerator, Host
 from vmtests.image import Image
@@ -58,10 +58,13 @@ class Run:
         self.pairs = Pairs(options)
         #: What the gate has made of the run, once it has ended.
         self.gated: list[verdicts.Gated] = []
+        #: Why the record could not be written, if it could not.
+        self.unsaved = ""
         self._announced = False
         self.evidence = Evidence(self.record)
         self.keeping = Keeping(self.evidence.failures, progress.say)
         Workspace.sweep()
+        cache.sweep()
 
     @cached_property
     def host(self) -> Host:
@@ -401,12 +404,17 @@ class Run:
         self.gated = verdicts.gate(self.record, self.options)
         return (*(failure.exit_code for failure in failures), *(one.code for one in self.gated))
 
-    def save(self, code: int) -> Path:
-        """Write the record."""
+    def save(self, code: int) -> int:
+        """Write the record, and return the run's exit code: `code`, or what comes of it on a full disk."""
         self.evidence.over()
         if self.pairs.begun:
             self.record.note_pairs(self.pairs.begun, self.pairs.ended)
-        return self.record.save(code)
+        try:
+            self.record.save(code)
+        except OSError as error:
+            self.unsaved = f"the record {self.record.folder / 'run.json'} cannot be written: {errors.known(error)}"
+            return worst((ExitCode(code), ExitCode.HOST_FAILED)) if code in PRECEDENCE else code
+        return code
 
     def close(self) -> None:
         """Leave nothing behind but the record."""
