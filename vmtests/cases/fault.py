@@ -18,6 +18,11 @@ from vmtests.run.run import Run
 SOON = 3.0
 
 
+def crowd() -> float:
+    """Return how much longer all takes where there is more to do than there are processors."""
+    return max(1.0, os.getloadavg()[0] / facts.cpus())
+
+
 class Fault:
     """Knows when the fault came about, by time.monotonic()."""
 
@@ -54,8 +59,7 @@ class Fault:
         assert self.came is not None, f"the fault did not come about: {failure}"
         seconds = over - self.came
         keep(run, what, failure.kind, seconds, failure.message)
-        # With more to do than processors, all takes so much longer.
-        within *= max(1.0, os.getloadavg()[0] / facts.cpus())
+        within *= crowd()
         assert seconds <= within, f"{what}: the test failed {seconds:.1f} s after it, not within {within:.1f} s"
 
 
