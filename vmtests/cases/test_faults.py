@@ -22,7 +22,7 @@ HITS = 10
 WAYS = {
     "PANIC": r"Kernel panic - not syncing: dumptest",
     "EXCEPTION": r"NULL pointer dereference",
-    "HARDLOCKUP": r"CPU 0 has taken no interrupt for .*lkdtm_HARDLOCKUP",
+    "HARDLOCKUP": r"CPU 0 has taken no interrupt for .*its CPUs were at RIP",
 }
 CALLED = {
     "PANIC": "the kernel panics",
@@ -51,8 +51,8 @@ def test_hang_at_boot(run: Run) -> None:
             run,
             "the kernel hangs at boot, interrupts off",
             KernelFailure,
-            r"booting kernel crash: the console said nothing for .*lkdtm_HARDLOCKUP",
-            announced="Crash point INT_HW_IRQ_EN of type HARDLOCKUP hit",
+            r"booting kernel crash: the console said nothing for .*its CPUs were at RIP",
+            announced="Crash point INT_HW_IRQ_EN of type HARDLOCKUP registered",
             within=10 * run.machine().patience() + SOON,
         ),
         run.guest("crash", 0, append=crash),
@@ -70,20 +70,23 @@ def test_hang_at_boot(run: Run) -> None:
 )
 def test_death_under(run: Run, verb: str, way: str) -> None:
     """The kernel's words, or its CPU's deafness, end the rebind that is under way; not its deadline, which is long."""
-    point = POINTS[verb]
+    hangs = way == "HARDLOCKUP"
     with (
         fails(
             run,
             f"{CALLED[way]} in {verb}",
             KernelFailure,
             WAYS[way],
-            announced=f"Crash point {point} of type {way} hit, trigger in 0 rounds",
-            within=(LOST_SECONDS * run.machine().patience() if way == "HARDLOCKUP" else 0) + SOON,
-        ),
+            # What a hanging kernel has to say comes out when it is made to panic, and so too late.
+            announced="" if hangs else f"Crash point {POINTS[verb]} of type {way} hit, trigger in 0 rounds",
+            within=(LOST_SECONDS * run.machine().patience() + 2 if hangs else 0) + SOON,
+        ) as fault,
         run.bench("crash", NamespaceSpec(), 0, pmem_size=GIB) as bench,
     ):
         bench.create_namespace()
-        bench.guest.write(f"/sys/kernel/debug/provoke-crash/{point}", way.encode())
+        bench.guest.write(f"/sys/kernel/debug/provoke-crash/{POINTS[verb]}", way.encode())
+        if hangs:
+            fault.comes()
         bench.rebind(HITS)
 
 
