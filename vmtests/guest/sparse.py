@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterator
@@ -10,14 +11,26 @@ from pathlib import Path
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
 
+#: What copy_file_range(2) says between file systems, and where a file system or a kernel has no such thing.
+_NO_COPY = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
 
 def copy(source: Path, to: Path) -> None:
     """Copy the data of a sparse file into an existing file of the same size that has none."""
     with source.open("rb") as reading, to.open("r+b") as writing:
         for start, end in _extents(reading.fileno()):
             while start < end:
-                # The file system shares the blocks, where it can.
-                start += os.copy_file_range(reading.fileno(), writing.fileno(), end - start, start, start)
+                start += _copy_piece(reading.fileno(), writing.fileno(), start, end - start)
+
+
+def _copy_piece(source: int, to: int, offset: int, count: int) -> int:
+    """Copy up to `count` bytes and return how many; the file system shares the blocks, where it can."""
+    try:
+        return os.copy_file_range(source, to, count, offset, offset)
+    except OSError as error:
+        if error.errno not in _NO_COPY:
+            raise
+        return os.pwrite(to, os.pread(source, min(count, _BLOCK), offset), offset)
 
 
 def checksum(path: Path) -> int:
