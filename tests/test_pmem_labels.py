@@ -62,3 +62,17 @@ def test_a_label_of_another_slot() -> None:
 
 def test_something_else_is_no_label_area() -> None:
     assert "index block 0" in labels.damage(b"\x5a" * 128 * KIB)
+
+
+@pytest.mark.parametrize(("sequences", "current"), [((1, 2), 1), ((2, 1), 0), ((3, 1), 1), ((1, 3), 0)])
+def test_the_index_that_was_written_last_counts(sequences: tuple[int, int], current: int) -> None:
+    """They follow each other 1, 2, 3, 1. Each has another slot in use here, and both labels are damaged."""
+    area = bytearray(damaged(512 + 20)[:768] + damaged(768 + 20)[768:])
+    for number, sequence in enumerate(sequences):
+        block = bytearray(area[256 * number : 256 * (number + 1)])
+        block[20:24] = sequence.to_bytes(4, "little")
+        block[64:72] = bytes(8)
+        block[72] = 0xFF ^ 1 << number
+        block[64:72] = labels.fletcher64(bytes(block)).to_bytes(8, "little")
+        area[256 * number : 256 * (number + 1)] = block
+    assert labels.damage(bytes(area)) == f"the label in slot {current} is not what its checksum says"

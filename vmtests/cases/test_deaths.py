@@ -13,8 +13,8 @@ DEATHS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "bug": ("lkdtm BUG", (), r"kernel BUG at "),
     "null-pointer": ("lkdtm EXCEPTION", (), r"NULL pointer dereference"),
     "write-to-read-only": ("lkdtm WRITE_RO", (), r"BUG: unable to handle page fault"),
-    "stack-overflow": ("lkdtm EXHAUST_STACK", (), r"stack guard page"),
-    "list-corruption": ("lkdtm CORRUPT_LIST_ADD", (), r"NULL pointer|BUG|Oops|list_add"),
+    "jump-into-data": ("lkdtm EXEC_DATA", (), r"BUG: unable to handle page fault"),
+    "bug-in-an-interrupt": ("lkdtm BUG_IN_HARDIRQ", (), r"kernel BUG at "),
     "soft-lockup": ("lkdtm SOFTLOCKUP", ("watchdog_thresh=2",), r"soft lockup"),
     "rcu-stall": (
         "lkdtm SOFTLOCKUP",
