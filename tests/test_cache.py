@@ -71,6 +71,15 @@ def test_an_entry_that_is_being_made_again_is_not_freed() -> None:
         assert not cache.free(entry)
 
 
+def test_removing_ones_own() -> None:
+    """Nothing of it stays, not even its lock."""
+    path = cache.entry("logs", "mine", lambda folder: (folder / "console.log").touch())
+    assert [entry.in_use for entry in cache.entries()] == [True]
+    cache.remove(path)
+    assert list(path.parent.iterdir()) == []
+    assert cache.entries() == []
+
+
 def test_choice() -> None:
     for number in range(4):
         make(f"{number}", size=10 << 20, age=number * 1000)

@@ -167,6 +167,14 @@ def sweep() -> list[Path]:
     return gone
 
 
+def remove(path: Path) -> None:
+    """Remove an entry of our own that nobody else has ever heard of."""
+    if (descriptor := _held.pop(path, None)) is not None:
+        os.close(descriptor)
+    shutil.rmtree(path, ignore_errors=True)
+    path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+
+
 def _alone(path: Path) -> bool:
     """Return whether nobody, we included, holds the entry."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

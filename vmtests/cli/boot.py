@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -97,8 +97,8 @@ def _guest(
     arguments: argparse.Namespace, spec: NamespaceSpec | None, progress: Progress, left: list[Kept]
 ) -> Iterator[tuple[Guest, Namespace | None]]:
     """Yield the guest, and its namespace if it has one; `left` gets the guest if it is to run on."""
-    from vmtests import host, image, kernel
-    from vmtests.guest import Keeper, Machine, boot, workspace
+    from vmtests import cache, host, image, kernel
+    from vmtests.guest import Keeper, Machine, boot
     from vmtests.run.furnish import furnish
     from vmtests.run.options import parse_size
 
@@ -111,7 +111,9 @@ def _guest(
     with progress.task("proving the accelerator"):
         accelerator = host.accelerator(built.image, initramfs.path, arguments.accel).name
     machine = Machine(accelerator, cpus=1 if accelerator == "tcg" else 2, memory_bytes=memory)
-    logs = workspace.guests().parent / "logs" / f"boot-{os.getpid()}"
+    # An entry of the cache: `vmtests clean` shows and frees those that stay.
+    name = f"boot-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    logs = arguments.evidence or cache.entry("logs", name, lambda _: None)
     keeper = Keeper(lambda _: "vmtests boot" if arguments.keep else "", left.append, outlives=arguments.keep)
     with ExitStack() as stack:
         with progress.task(f"{wanted.name}: boot"):
@@ -120,7 +122,7 @@ def _guest(
                     built,
                     initramfs,
                     machine,
-                    evidence=arguments.evidence or logs,
+                    evidence=logs,
                     append=arguments.append,
                     keeper=keeper,
                     restore=not arguments.cold,
@@ -130,8 +132,8 @@ def _guest(
         with progress.task(f"{wanted.name}: NVDIMM") as update:
             namespace = furnish(guest, pmem, spec, update)
         yield guest, namespace
-    if not left:  # the console of a guest that did its work tells nothing
-        shutil.rmtree(logs, ignore_errors=True)
+    if not (left or arguments.evidence):  # the console of a guest that did its work tells nothing
+        cache.remove(logs)
 
 
 def _welcome(guest: Guest, namespace: Namespace | None) -> str:
