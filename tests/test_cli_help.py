@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import pty
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,23 @@ def test_help_needs_nothing_heavy() -> None:
     imported = set(re.findall(r"\|\s+(\S+)$", done.stderr, re.MULTILINE))
     assert "vmtests.cli.report" in imported
     assert not imported & {"numpy", "scipy", "drgn", "paramiko", "matplotlib", "jinja2", "rich", "pytest", "jsonschema"}
+
+
+def test_progress_is_for_terminals(tmp_path: Path) -> None:
+    """What takes long says so where somebody looks, and a log gets nothing of it."""
+    ours, theirs = pty.openpty()
+    for stderr in (theirs, subprocess.PIPE):
+        done = subprocess.run(
+            [sys.executable, "-m", "vmtests.cli", "clean"],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            timeout=300,
+            check=True,
+        )
+        assert done.stdout.startswith(b"no guest was left")
+    assert done.stderr == b""
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16)
+    os.close(ours)
+    assert b"looking at the cache" in shown

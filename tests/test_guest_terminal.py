@@ -9,6 +9,7 @@ import pty
 import signal
 import struct
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,22 +71,23 @@ def booter(tmp_path: Path) -> Iterator[Booter]:
 
 def at_the_shell(guest: Guest, user: User, does: Callable[[], None]) -> None:
     """Open a shell, let the user do something at it, and see that the terminal is afterwards as it was."""
-    before = user.mode()
+    before, over = user.mode(), threading.Event()
 
     def sit() -> None:
         user.sees(b"$ ")
         try:
             assert user.mode() != before
             does()
-        except BaseException:
+            assert over.wait(60), "the shell does not end"
+        finally:
             user.types(b"\r~.")
-            raise
 
     with ThreadPoolExecutor() as pool:
         sitting = pool.submit(sit)
         try:
             guest.interact(user.terminal)
         finally:
+            over.set()
             assert user.mode() == before
             sitting.result(60)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmtests.cli.verbs import Verbs, examples
+from vmtests.cli.verbs import Verbs, doing, examples
 from vmtests.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _clean(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(f"ended {guest.name}")
     choosing = age is not None or size is not None
-    found = cache.entries()
+    with doing("looking at the cache"):
+        found = cache.entries()
     if choosing:
         chosen = choose(found, time.time(), age, size)
         found = [entry for entry in chosen if not arguments.yes or cache.free(entry)]

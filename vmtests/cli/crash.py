@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from vmtests.cli.verbs import Verbs, examples
+from vmtests.cli.verbs import Verbs, doing, examples
 
 _EXAMPLES = """\
   vmtests crash runs/monday/guest-001-patched/vmcore          crash(8) is fetched at its first use, and not installed
@@ -27,5 +27,6 @@ def _crash(arguments: argparse.Namespace) -> int:
     from vmtests.vmcore import Dump
     from vmtests.vmcore.crash import Crash
 
-    argv = Crash.fetch().argv(Dump.open(arguments.file, arguments.vmlinux), *arguments.options)
+    with doing("fetching crash(8), if it is not in the cache"):
+        argv = Crash.fetch().argv(Dump.open(arguments.file, arguments.vmlinux), *arguments.options)
     os.execv(argv[0], argv)

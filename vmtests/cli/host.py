@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 
-from vmtests.cli.verbs import Verbs, colours, examples
+from vmtests.cli.verbs import Verbs, colours, doing, examples
 
 _SETUP = """\
   vmtests setup                        as root; as a user it prints what root has to type
@@ -32,13 +32,15 @@ def add(verbs: Verbs) -> None:
 def _setup(arguments: argparse.Namespace) -> int:
     from vmtests.host import packages
 
-    return packages.setup(print, tests=arguments.tests)
+    with doing("looking for packages, and installing those that are missing"):
+        return packages.setup(print, tests=arguments.tests)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from vmtests.host import doctor
 
-    found = doctor.examine()
+    with doing("looking at this host; where KVM is to be proven, that takes up to a minute"):
+        found = doctor.examine()
     if arguments.json:
         print(json.dumps(found.to_json(), indent=1))
     else:

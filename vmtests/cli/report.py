@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vmtests.cli.verbs import Verbs, colours, examples
+from vmtests.cli.verbs import Verbs, colours, doing, examples
 from vmtests.errors import ExitCode
 
 FORMATS = ("text", "html", "changelog", "markdown", "json")
@@ -47,13 +47,14 @@ def _report(arguments: argparse.Namespace) -> int:
         name = formats.SUFFIXES.get(arguments.output.suffix.lower())
     found = gather(arguments.records)
     output.refuse(arguments.output, found.records)
-    made = formats.render(
-        name or ("html" if arguments.history and arguments.output is None else "text"),
-        found,
-        history=arguments.history,
-        width=shutil.get_terminal_size((100, 24)).columns,
-        colour=arguments.output is None and colours(),
-    )
+    with doing("drawing"):
+        made = formats.render(
+            name or ("html" if arguments.history and arguments.output is None else "text"),
+            found,
+            history=arguments.history,
+            width=shutil.get_terminal_size((100, 24)).columns,
+            colour=arguments.output is None and colours(),
+        )
     if arguments.output is None:
         sys.stdout.write(made)
     else:

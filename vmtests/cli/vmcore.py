@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmtests.cli.verbs import Verbs, examples
+from vmtests.cli.verbs import Verbs, doing, examples
 from vmtests.errors import ExitCode
 
 _EXAMPLES = """\
@@ -30,7 +30,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
     guest = kept.find(arguments.guest)
     memmaps = [Known.from_json(value) for value in guest.memmaps()]
-    with guest.monitor() as monitor:
+    with guest.monitor() as monitor, doing(f"{guest.name} stands still for its dump"):
         done = write(arguments.output, monitor, About.of(guest.kernel, memmaps, f"{guest.name}: {guest.why}"))
     print(
         f"{done.path}: {words.size_about(done.data_bytes)}; {guest.name} stood still for {done.stopped_seconds:.1f} s"
