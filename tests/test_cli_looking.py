@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import drgn
 import pytest
 
 from tests.fake_memmap import BASE, MEMMAP, fsdax, page, truth
 from tests.fake_report import full
 from tests.test_vmcore_dump import dumped
 from vmtests.cli import main
+from vmtests.cli.drgn import _helpers
 from vmtests.cli.targets import look_into
 from vmtests.errors import ExitCode, HostFailure, UsageError
 from vmtests.memmap.check import check
+from vmtests.memmap.session import Session
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,14 @@ def test_the_dump_of_a_record_is_opened(tmp_path: Path) -> None:
 def test_drgn_says_what_it_needs(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["drgn", *arguments]) == ExitCode.USAGE
     assert said in capsys.readouterr().err
+
+
+def test_drgn_opens_what_has_no_ranges_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """A kernel that died in the middle of a bind is the one to look at."""
+    helpers = _helpers(Session("a dump", drgn.Program(), (), tuple))
+    assert (helpers["pfns"], helpers["pgmap"]) == (range(0), None)
+    assert "the ranges cannot be read: the kernel's debug info has no pgmap_array" in capsys.readouterr().err
+    assert helpers["check"]() is True, "nothing is wrong where there is nothing"
 
 
 @pytest.mark.parametrize(

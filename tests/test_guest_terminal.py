@@ -12,8 +12,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ class User:
 
     hand: int
     terminal: Terminal
+    troubles: list[BaseException] = field(default_factory=list)
 
     def resizes(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self.hand, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -61,6 +61,8 @@ def user() -> Iterator[User]:
     yield user
     os.close(hand)
     os.close(screen)
+    # Not where they come up: there the guest's death would explain them.
+    assert user.troubles == []
 
 
 @pytest.fixture
@@ -78,18 +80,19 @@ def at_the_shell(guest: Guest, user: User, does: Callable[[], None]) -> None:
         try:
             assert user.mode() != before
             does()
-            assert over.wait(60), "the shell does not end"
-        finally:
+            assert over.wait(30), "the shell does not end"
+            assert user.mode() == before
+        except BaseException as trouble:
+            user.troubles.append(trouble)
             user.types(b"\r~.")
 
-    with ThreadPoolExecutor() as pool:
-        sitting = pool.submit(sit)
-        try:
-            guest.interact(user.terminal)
-        finally:
-            over.set()
-            assert user.mode() == before
-            sitting.result(60)
+    sitting = threading.Thread(target=sit, daemon=True)
+    sitting.start()
+    try:
+        guest.interact(user.terminal)
+    finally:
+        over.set()
+        sitting.join(60)
 
 
 def test_keys_and_the_windows_size(booter: Booter, user: User) -> None:
@@ -131,6 +134,17 @@ def test_a_guest_that_dies_under_the_shell(booter: Booter, user: User) -> None:
 def test_qemu_that_dies_under_the_shell(booter: Booter, user: User) -> None:
     with pytest.raises(HostFailure, match="QEMU ended on SIGKILL"), booter() as guest:
         at_the_shell(guest, user, lambda: os.kill(guest.pid, signal.SIGKILL))
+
+
+def test_a_connection_that_breaks(booter: Booter, user: User) -> None:
+    """It is no shell that ended well."""
+
+    def does() -> None:
+        with pytest.raises(KernelFailure):
+            guest.run("hang up")
+
+    with pytest.raises(KernelFailure, match="the shell in the guest: .* has closed the connection"), booter() as guest:
+        at_the_shell(guest, user, does)
 
 
 def test_sigterm_restores_the_terminal(booter: Booter, user: User) -> None:

@@ -213,3 +213,7 @@ def test_evidence_of_a_wrong_memmap(run: Run, tmp_path: Path) -> None:
     wrong = [example for _, result in Dump.open(file).check() for example in result.examples]
     assert len(wrong) == 1
     assert str(wrong[0]) in ran.stdout
+    look = [sys.executable, "-m", "vmtests.cli", "drgn", str(tmp_path / "out"), "-c", "print(check())"]
+    said = command.run(look, seconds=120).stdout
+    assert str(wrong[0]) in said
+    assert said.endswith("False\n")

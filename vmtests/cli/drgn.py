@@ -15,7 +15,7 @@ from vmtests.cli.verbs import Verbs, examples
 from vmtests.errors import ExitCode, UsageError, VmtestsError
 
 if TYPE_CHECKING:
-    from vmtests.memmap.session import Session
+    from vmtests.memmap.session import Range, Session
 
 _EXAMPLES = """\
   vmtests drgn guest-7e26f555                                  a guest that `vmtests clean` shows
@@ -72,7 +72,7 @@ def _ask(session: Session) -> int:
     print(version_header())
     run_interactive(
         session.program,
-        banner_func=lambda banner: f"{banner}\n\n{session.title}\n{_HELP}\n{chr(10).join(map(repr, session.ranges()))}",
+        banner_func=lambda banner: "\n".join([banner, "", session.title, _HELP, *map(repr, _ranges(session))]),
         globals_func=lambda there: there | _helpers(session),
     )
     return ExitCode.PASSED
@@ -96,6 +96,17 @@ def _run(session: Session, code: Callable[[dict[str, Any]], object]) -> int:
     return ExitCode.PASSED
 
 
+def _ranges(session: Session) -> tuple[Range, ...]:
+    """Return the ranges of a kernel, which may have died of one; then there is the more to look at."""
+    from drgn import FaultError
+
+    try:
+        return session.ranges()
+    except (VmtestsError, FaultError, LookupError) as error:
+        print(f"vmtests: the ranges cannot be read: {error}", file=sys.stderr)
+        return ()
+
+
 def _helpers(session: Session) -> dict[str, Any]:
     from vmtests.report import summary
 
@@ -107,7 +118,7 @@ def _helpers(session: Session) -> dict[str, Any]:
             passed &= result.passed
         return passed
 
-    first = next(iter(session.ranges()), None)
+    first = next(iter(_ranges(session)), None)
     return {
         "ranges": session.ranges,
         "pfns": first.pfns if first else range(0),
