@@ -23,7 +23,13 @@ DEATHS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "workqueue-lockup": (
         "lkdtm SOFTLOCKUP",
-        ("nosoftlockup", "workqueue.watchdog_thresh=2", "rcupdate.rcu_cpu_stall_suppress=1"),
+        # Without a panic the thread that prints on the console does not get the CPU to say so.
+        (
+            "nosoftlockup",
+            "workqueue.watchdog_thresh=2",
+            "workqueue.panic_on_stall=1",
+            "rcupdate.rcu_cpu_stall_suppress=1",
+        ),
         r"workqueue lockup",
     ),
     "hung-task": (
@@ -51,4 +57,4 @@ def test_death(run: Run, death: str) -> None:
         fails(run, f"the kernel dies of {death.replace('-', ' ')}", KernelFailure, says, announced=says),
         run.guest("faults", 0, append=append) as guest,
     ):
-        guest.run(_LKDTM + script, seconds=60, check=False)
+        guest.run(_LKDTM + script, seconds=300, check=False)
