@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from vmtests import errors
-from vmtests.cli import boot, clean, compare, crash, drgn, history, host, image, kernel, memmap, report, vmcore
+from vmtests.cli import bisect, boot, clean, compare, crash, drgn, history, host, image, kernel, memmap, report, vmcore
 from vmtests.errors import ExitCode, VmtestsError
 
 _EXAMPLES = """\
@@ -30,6 +30,7 @@ examples:
   vmtests history add ~/history runs/monday          keep a run's samples; `show`, `check`, `accept`
   vmtests drgn GUEST                                 drgn on a guest, with its range, its pgmap, page(pfn) and check()
   vmtests drgn runs/monday                           the same on the dump of a run that failed
+  vmtests bisect --kernel-tree ~/linux --good v7.3 --bad HEAD   the commit that made a struct page wrong
   vmtests memmap check GUEST                         every struct page of a guest that `pytest --keep` has left
   vmtests vmcore --guest GUEST -o FILE               the dump of such a guest, without its holes
   vmtests crash FILE                                 crash(8), new enough for the kernel, on a dump
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for verb in (host, kernel, image, boot, drgn, memmap, report, compare, history, vmcore, crash, clean):
+    for verb in (host, kernel, image, boot, drgn, memmap, report, compare, history, bisect, vmcore, crash, clean):
         verb.add(verbs)
     return parser
 

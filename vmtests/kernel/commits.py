@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,11 @@ def borrow(folder: Path, to: Path) -> None:
     git("init", "--quiet", "--bare", "--template=", f"--object-format={kind}", to, cwd=to)
     (to / "objects/info").mkdir(exist_ok=True)
     (to / "objects/info/alternates").write_text(f"{path_of(folder, 'objects')}\n")
+    if (shallow := path_of(folder, "shallow")).exists():
+        # Where a history is cut off, git must not look for what is behind.
+        shutil.copy(shallow, to / "shallow")
+    else:
+        (to / "shallow").unlink(missing_ok=True)
 
 
 def commit_of(folder: Path, revision: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,11 @@ _ENVIRONMENT = {
     **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(_SETTINGS)},
     **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(_SETTINGS.values())},
 }
+
+
+def environment() -> dict[str, str]:
+    """Return ours as git gets it, for a git that `git` cannot run."""
+    return {**{name: value for name, value in os.environ.items() if name not in _FORGET}, "LC_ALL": "C", **_ENVIRONMENT}
 
 
 def git(
