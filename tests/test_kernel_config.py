@@ -119,3 +119,11 @@ make[2]: *** [../scripts/Makefile.build:544: mm] Error 2
 def test_a_missing_compiler() -> None:
     with pytest.raises(HostFailure, match="gcc-0 is not installed"):
         Toolchain.of("gcc-0")
+
+
+def test_a_compiler_that_setup_does_not_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        HostFailure, match="clang is not installed, and `vmtests setup` does not: apt-get install clang"
+    ):
+        Toolchain.of("clang")

@@ -71,6 +71,11 @@ def test_patch_is_base_and_the_files(tmp_path: Path) -> None:
 def test_trees(tmp_path: Path) -> None:
     for name in ("all", "own", "odd@name"):
         (tmp_path / name).mkdir()
+    for name in ("own", "odd@name"):
+        for number in (1, 2):
+            (tmp_path / name / "file").write_text(f"{number}\n")
+            fake_kernel.commit(tmp_path / name)
+        fake_kernel.git(tmp_path / name, "tag", "v7.3")
     trees = {"own": f"{tmp_path}/own@v7.3", "odd": f"{tmp_path}/odd@name@HEAD@{{1}}"}
 
     def source(name: str) -> str:
@@ -81,6 +86,8 @@ def test_trees(tmp_path: Path) -> None:
     assert source("odd") == f"{tmp_path}/odd@name@HEAD@{{1}}"
     with pytest.raises(UsageError, match="there is no kernel tree /nowhere"):
         kernel.resolve("base", tree="/nowhere@HEAD")
+    with pytest.raises(UsageError, match="has no revision 'v7.4'"):
+        kernel.resolve("base", tree=f"{tmp_path}/own@v7.4")
     with pytest.raises(UsageError, match="no name for a kernel"):
         kernel.resolve("a/b", sources={"a/b": str(tmp_path)})
 

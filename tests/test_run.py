@@ -63,8 +63,9 @@ def test_pairs_are_back_to_back_and_balanced() -> None:
 
 
 def test_which_failure_wins() -> None:
-    codes = [ExitCode.PASSED, ExitCode.NO_VERDICT, ExitCode.KERNEL_FAILED, ExitCode.HOST_FAILED, ExitCode.BUG]
-    for count in range(1, 6):
+    passed, no_verdict, failed = ExitCode.PASSED, ExitCode.NO_VERDICT, ExitCode.KERNEL_FAILED
+    codes = [passed, no_verdict, failed, ExitCode.USAGE, ExitCode.HOST_FAILED, ExitCode.BUG]
+    for count in range(1, 7):
         assert worst(codes[:count]) is codes[count - 1]
     assert worst([]) is ExitCode.PASSED
 

@@ -30,6 +30,7 @@ class ExitCode(enum.IntEnum):
 PRECEDENCE = (
     ExitCode.BUG,
     ExitCode.HOST_FAILED,
+    ExitCode.USAGE,
     ExitCode.KERNEL_FAILED,
     ExitCode.NO_VERDICT,
     ExitCode.PASSED,

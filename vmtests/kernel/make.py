@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Toolchain:
         """Ask the compiler `cc` and the linker for their versions; HostFailure if they are missing."""
         words = shlex.split(cc) or ["gcc"]
         for word in words:
+            if "clang" in word and shutil.which(word) is None:
+                raise HostFailure(f"{word} is not installed, and `vmtests setup` does not: apt-get install clang")
             require(word)
         compiler = run([*words, "--version"], seconds=60).stdout.splitlines()[0]
         linker = run([require("ld", package="binutils"), "--version"], seconds=60).stdout.splitlines()[0]

@@ -25,7 +25,7 @@ from typing import Any
 from vmtests import data
 from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel.patches import Patch
-from vmtests.kernel.source import DEBIAN, split
+from vmtests.kernel.source import DEBIAN, check, split
 
 #: The name that --patch makes.
 PATCH = "patch"
@@ -115,7 +115,7 @@ def resolve(
         config, fragments, cc: for all kernels.
 
     Raises:
-        UsageError: a name that is not known, a file or a folder that cannot be read.
+        UsageError: a name that is not known, a file or a folder that cannot be read, a revision that is not there.
     """
     sources = sources or {}
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -128,6 +128,7 @@ def resolve(
         recipe = replace(load("base"), name=name) if name in sources and name not in known() else load(name)
     source = sources.get(name, tree)
     if source is not None:
+        check(source)
         folder, revision = split(source)
         recipe = replace(recipe, source=f"{folder}@{revision}" if revision else str(folder))
     return replace(

@@ -80,14 +80,28 @@ def find(source: str, series: str, progress: Callable[[str], None] | None = None
     if source == DEBIAN:
         return _debian(series)
     folder, revision = split(source)
-    bare = git("rev-parse", "--is-bare-repository", cwd=folder, check=False).stdout.strip() == "true"
-    top = git("rev-parse", "--show-toplevel", cwd=folder, check=False).stdout.rstrip("\n")
-    is_git = bare or top == str(folder)
-    if is_git and (commit := commit_of(folder, revision or "HEAD")) is not None:
-        return _git_tree(folder, commit, dirty=revision is None and not bare)
-    if revision is not None:
-        raise UsageError(f"{folder} {'has no revision' if is_git else 'is no git tree to have'} {revision!r}")
+    if (commit := _commit(folder, revision)) is not None:
+        return _git_tree(folder, commit, dirty=revision is None and not _is_bare(folder))
     return _plain_tree(folder, progress)
+
+
+def check(source: str) -> None:
+    """Raise UsageError for a tree DIR[@REV] or a revision of it that is not there."""
+    _commit(*split(source))
+
+
+def _commit(folder: Path, revision: str | None) -> str | None:
+    """Return the full name of a revision, or of HEAD; None if it is no git tree, or has no commit yet."""
+    top = git("rev-parse", "--show-toplevel", cwd=folder, check=False).stdout.rstrip("\n")
+    is_git = top == str(folder) or _is_bare(folder)
+    commit = commit_of(folder, revision or "HEAD") if is_git else None
+    if revision is not None and commit is None:
+        raise UsageError(f"{folder} {'has no revision' if is_git else 'is no git tree to have'} {revision!r}")
+    return commit
+
+
+def _is_bare(folder: Path) -> bool:
+    return git("rev-parse", "--is-bare-repository", cwd=folder, check=False).stdout.strip() == "true"
 
 
 def split(source: str) -> tuple[Path, str | None]:
