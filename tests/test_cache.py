@@ -125,3 +125,10 @@ def test_what_dead_makers_left_goes() -> None:
     assert cache.sweep() == rests[:1]
     assert not any(rest.exists() for rest in rests)
     assert there.is_dir()
+
+
+def test_a_file_that_entries_share_counts_in_parts() -> None:
+    one = make("one")
+    [alone] = cache.entries()
+    cache.entry("sources", "other", lambda to: (to / "shared").hardlink_to(one / "bzImage"))
+    assert sum(entry.size_bytes for entry in cache.entries()) == alone.size_bytes

@@ -188,8 +188,9 @@ def _alone(path: Path) -> bool:
 
 
 def _bytes(folder: Path) -> int:
-    """Return the bytes on the disk that a folder takes."""
-    return sum((Path(place) / name).lstat().st_blocks * 512 for place, _, names in os.walk(folder) for name in names)
+    """Return the bytes on the disk that a folder takes: of a file that several share by hard links, its part."""
+    files = ((Path(place) / name).lstat() for place, _, names in os.walk(folder) for name in names)
+    return sum(status.st_blocks * 512 // status.st_nlink for status in files)
 
 
 def _make(path: Path, make: Callable[[Path], None], waiting: Callable[[], None] | None) -> None:
