@@ -99,6 +99,6 @@ def flip(path: Path, at: int) -> None:
 
 def output(command: list[str]) -> str:
     """Run a command that must succeed and return what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout.strip()

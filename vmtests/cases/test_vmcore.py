@@ -185,7 +185,7 @@ def test_what_the_document_shows(panicked: Dump, monkeypatch: pytest.MonkeyPatch
     for line in shown["$"]:
         words = shlex.split(re.sub("^vmtests ", "vmtests.cli ", line).replace("VMLINUX", str(panicked.vmlinux)))
         stdin = next(text for start, text in stdins.items() if line.startswith(start))
-        outputs.append(command.run([sys.executable, "-m", *words], stdin=stdin.encode(), seconds=120).stdout)
+        outputs.append(command.run([sys.executable, "-m", *words], stdin=stdin.encode(), seconds=600).stdout)
     assert re.search(r"devdax-2m-dev dax0.0: ([\d,]+) of \1 struct pages checked .*, 0 wrong", outputs[0])
     assert re.search(r"<devdax-2m-dev dax0.0: pfn .*\n.*, 0 wrong", outputs[1])
     for word in ("sysrq_handle_crash", "Kernel panic", "MEMORY_DEVICE_GENERIC"):

@@ -19,7 +19,7 @@ from vmtests.vmcore.dump import Dump
 from vmtests.vmcore.nameless import nameless
 
 #: Starting takes crash a few seconds: it reads all symbols and tasks.
-SECONDS = 120.0
+SECONDS = 600.0
 
 _LOADERS = ("lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2")
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
