@@ -54,6 +54,10 @@ OTHERS = {
     "apt-get": "installs what tox needs",
     "pip": "installs vmtests",
     "git": "of the reader's own tree",
+    "python": "the nightly; tests/test_nightly_files.py",
+    "cp": "the nightly's units; tests/test_nightly_files.py",
+    "systemctl": "the nightly's units; tests/test_nightly_files.py",
+    "loginctl": "lets them run when nobody is logged in",
     "drgn": "vmtests/cases/test_vmcore.py types it",
 }
 

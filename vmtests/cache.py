@@ -137,7 +137,7 @@ def entries() -> list[Entry]:
         # Whatever else is in the cache has no lock beside it.
         if path.is_dir() and not path.is_symlink() and path.with_name(f".{path.name}.lock").exists():
             with suppress(FileNotFoundError):  # it is just being freed
-                found.append(Entry(path, _bytes(path), path.stat().st_mtime, in_use=not _alone(path)))
+                found.append(Entry(path, _bytes(path), path.stat().st_mtime, in_use=not alone(path)))
     return sorted(found, key=lambda entry: -entry.used)
 
 
@@ -145,7 +145,7 @@ def free(entry: Entry) -> bool:
     """Remove an entry unless somebody uses it or makes it again; return whether it went."""
     path = entry.path
     with suppress(HostFailure, FileNotFoundError), locked(path.with_name(f".{path.name}.lock"), seconds=0):
-        if _alone(path):
+        if alone(path):
             gone = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
@@ -175,7 +175,7 @@ def remove(path: Path) -> None:
     path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
 
 
-def _alone(path: Path) -> bool:
+def alone(path: Path) -> bool:
     """Return whether nobody, we included, holds the entry."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

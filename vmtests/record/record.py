@@ -95,6 +95,11 @@ class Record:
         return [str(line) for line in self.document.get("rig_trouble", ())]
 
     @property
+    def unbuildable(self) -> dict[str, str]:
+        """The kernels whose source does not build, and why."""
+        return {one["kernel"]: one["reason"] for one in self.document.get("unbuildable", ())}
+
+    @property
     def host(self) -> HostEntry | None:
         """The host, or None when the run ended before it was known."""
         value = self.document["host"]
@@ -154,6 +159,8 @@ class RecordWriter:
         self.dmesg_warnings: list[str] = []
         #: Why counts of this run cannot be trusted; see timing.rig.
         self.rig_trouble: list[str] = []
+        #: The kernels whose source does not build, and why.
+        self.unbuildable: dict[str, str] = {}
         self._pairs: dict[str, Any] | None = None
 
     def set_host(self, host: HostEntry) -> None:
@@ -195,6 +202,7 @@ class RecordWriter:
             "verdict": _VERDICTS.get(ExitCode(exit_code), "bug"),
             "dmesg_warnings": self.dmesg_warnings,
             "rig_trouble": self.rig_trouble,
+            "unbuildable": [{"kernel": name, "reason": reason} for name, reason in self.unbuildable.items()],
             **({} if self._pairs is None else {"pairs": self._pairs}),
             "host": None if self._host is None else self._host.to_json(),
             **{name: [entry.to_json() for entry in entries] for name, entries in self._entries.items()},
@@ -205,6 +213,7 @@ class RecordWriter:
         if document["host"] is not None:
             self.set_host(HostEntry.from_json(document["host"]))
         self.dmesg_warnings += document["dmesg_warnings"]
+        self.unbuildable |= {one["kernel"]: one["reason"] for one in document["unbuildable"]}
         for kind in _LISTS:
             self.add(*(kind.from_json(value) for value in document[kind.list_name]))
 

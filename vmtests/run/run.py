@@ -129,6 +129,8 @@ class Run:
                 with self.progress.task(f"kernel {name}") as update:
                     built = kernel.build(self._recipes.get(name) or self.options.recipe(name), progress=update)
             except VmtestsError as error:
+                if isinstance(error, kernel.BuildFailure):
+                    self.record.unbuildable[name] = error.message
                 self._unbuildable[name] = patches.fails(self.record, self.options.patch_series, name, error)
                 raise self._unbuildable[name] from error
             patches.builds(self.record, self.options.patch_series, name)

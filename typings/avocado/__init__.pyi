@@ -1,0 +1,1 @@
+"""What the nightly uses of avocado-framework 113, which has no types of its own."""

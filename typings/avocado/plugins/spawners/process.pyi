@@ -1,0 +1,9 @@
+from typing import Any
+
+from avocado.core.task.runtime import RuntimeTask
+
+class ProcessSpawner:
+    config: dict[str, Any]
+    async def spawn_task(self, runtime_task: RuntimeTask) -> bool: ...
+    def is_task_alive(self, runtime_task: RuntimeTask) -> bool: ...
+    async def wait_task(self, runtime_task: RuntimeTask) -> None: ...
