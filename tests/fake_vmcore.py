@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vmtests.elf import Note
 from vmtests.memmap.known import Known
 from vmtests.vmcore import About
-from vmtests.vmcore.elf import Core, Note
+from vmtests.vmcore.elf import Core
 
 BUILD_ID = "3c03c4633b849c1b227cc86fd0c252e785c3942e"
 VMCOREINFO = f"OSRELEASE=7.3.4\nBUILD-ID={BUILD_ID}\nPAGESIZE=4096\n"

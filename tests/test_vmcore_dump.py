@@ -12,6 +12,7 @@ import pytest
 from tests.fake_memmap import MEMMAP, FakeAccess, FakeGuest, devdax, devdax_in_ram, fsdax, truth
 from tests.fake_vmcore import BUILD_ID, VMCOREINFO, FakeMonitor, about
 from vmtests.cli import main
+from vmtests.elf import Note
 from vmtests.errors import ExitCode, HostFailure, UsageError
 from vmtests.memmap.check import check
 from vmtests.memmap.flip import prove
@@ -19,7 +20,7 @@ from vmtests.memmap.known import Known
 from vmtests.memmap.physical import PhysicalMemory
 from vmtests.memmap.truth import RangeTruth
 from vmtests.vmcore import About, Dump, elf, write
-from vmtests.vmcore.elf import Core, Note
+from vmtests.vmcore.elf import Core
 
 KINDS: dict[str, tuple[Callable[[Path], FakeGuest], RangeTruth]] = {
     "fsdax-dev": (fsdax, truth()),

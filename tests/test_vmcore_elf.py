@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from vmtests.command import require
+from vmtests.elf import Note, build_id
 from vmtests.errors import HostFailure
 from vmtests.vmcore import elf
-from vmtests.vmcore.elf import Core, Note, Segment
+from vmtests.vmcore.elf import Core, Segment
 
 NOTES = (Note("CORE", 1, bytes(336)), Note("VMCOREINFO", 0, b"OSRELEASE=7.3.4\n"), Note("vmtests", 1, b"{}x"))
 SEGMENTS = (Segment(0, 0x200000, 0x1000, 0x1000), Segment(1 << 32, 100 << 30, 0x3000, 0x2000))
@@ -99,5 +100,5 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_the_build_id_of_a_program(tmp_path: Path) -> None:
     note = Note("GNU", 3, bytes.fromhex("00ff" * 10))
-    assert elf.build_id(written(tmp_path, Core((Note("GNU", 1, b"abi!"), note), ()))) == "00ff" * 10
-    assert elf.build_id(written(tmp_path)) is None
+    assert build_id(written(tmp_path, Core((Note("GNU", 1, b"abi!"), note), ()))) == "00ff" * 10
+    assert build_id(written(tmp_path)) is None

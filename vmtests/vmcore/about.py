@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from vmtests.elf import Note
 from vmtests.errors import HostFailure
 from vmtests.memmap.known import Known
-from vmtests.vmcore.elf import Core, Note
+from vmtests.vmcore.elf import Core
 
 if TYPE_CHECKING:
     from vmtests.kernel import Kernel

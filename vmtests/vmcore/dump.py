@@ -11,6 +11,7 @@ from pathlib import Path
 
 import drgn
 
+from vmtests.elf import build_id
 from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel import vmlinuxes
 from vmtests.memmap.access import Access
@@ -132,12 +133,12 @@ def _vmlinux(file: Path, info: str, given: Path | None) -> Path:
     if wanted is None:
         raise HostFailure(f"{file} does not say which build of {release} it is of (BUILD-ID in VMCOREINFO, Linux 5.9)")
     if given is not None:
-        if (found := elf.build_id(given)) != wanted:
+        if (found := build_id(given)) != wanted:
             raise HostFailure(f"{given} is of another kernel (build id {found}) than {file}: {release}, {wanted}")
         return given
     candidates = vmlinuxes()
     for candidate in candidates:
-        if elf.build_id(candidate) == wanted:
+        if build_id(candidate) == wanted:
             return candidate
     raise HostFailure(
         f"the kernel of {file} ({release}, build id {wanted}) is none of the {len(candidates)} in the cache: "

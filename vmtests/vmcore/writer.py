@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vmtests.elf import Note
 from vmtests.errors import HostFailure
 from vmtests.memmap.layout import PAGE_SIZE
 from vmtests.memmap.physical import Monitor, PhysicalMemory, regions
 from vmtests.vmcore import elf
 from vmtests.vmcore.about import About
-from vmtests.vmcore.elf import Core, Note, Segment
+from vmtests.vmcore.elf import Core, Segment
 from vmtests.vmcore.nameless import nameless
 
 #: A hole smaller than this does not end a segment: its zeros are in the dump, as a hole of the dump's own file.
