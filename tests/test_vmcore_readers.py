@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vmtests.borrowed import Borrowed
 from vmtests.errors import HostFailure
 from vmtests.vmcore.crash import Crash, parse_memory, parse_struct
 from vmtests.vmcore.dump import Dump
@@ -162,7 +163,7 @@ def program(folder: Path, name: str, script: str) -> None:
 def crash(tmp_path: Path) -> Crash:
     program(tmp_path / "crash/usr/lib64", "ld-linux-x86-64.so.2", ECHO)
     program(tmp_path / "crash/usr/bin", "crash", "exit 1")
-    return Crash(tmp_path / "crash", "9.0.2")
+    return Crash(Borrowed("crash", tmp_path / "crash", "9.0.2"))
 
 
 DUMP = Dump(Path("vmcore"), Core((), ()), Path("vmlinux"))
@@ -182,7 +183,9 @@ def test_a_crash_that_ends_early(crash: Crash) -> None:
 
 def test_a_crash_that_does_not_open_the_dump(crash: Crash) -> None:
     program(
-        crash.folder / "usr/lib64", "ld-linux-x86-64.so.2", "echo 'crash: vmlinux and vmcore do not match!'; exit 1"
+        crash.program.folder / "usr/lib64",
+        "ld-linux-x86-64.so.2",
+        "echo 'crash: vmlinux and vmcore do not match!'; exit 1",
     )
     with pytest.raises(HostFailure, match="crash 9.0.2 does not open vmcore") as failure:
         crash.run(DUMP, ["sys"])
@@ -191,7 +194,7 @@ def test_a_crash_that_does_not_open_the_dump(crash: Crash) -> None:
 
 def test_a_crash_without_its_loader(tmp_path: Path) -> None:
     with pytest.raises(HostFailure, match="has no crash with its loader"):
-        Crash(tmp_path, "9.0.2").argv(DUMP)
+        Crash(Borrowed("crash", tmp_path, "9.0.2")).argv(DUMP)
 
 
 def test_no_command_smuggles_in_another(crash: Crash) -> None:

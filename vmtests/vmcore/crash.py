@@ -5,24 +5,19 @@ Nothing is installed: the host's crash is usually older than the kernel, and a n
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmtests import cache, command
-from vmtests.debian import NEWER_SUITES, Archive, unpack
+from vmtests import command
+from vmtests.borrowed import Borrowed
 from vmtests.errors import HostFailure
 from vmtests.vmcore.dump import Dump
 from vmtests.vmcore.nameless import nameless
 
 #: Starting takes crash a few seconds: it reads all symbols and tasks.
 SECONDS = 600.0
-
-_LOADERS = ("lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2")
-_LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 #: Said between the commands' outputs by the gdb inside; at the start of a line.
 _MARK = "vmtests-mark-"
@@ -34,15 +29,9 @@ _BEGIN = re.compile(r"(?:(?P<name>\w+) = )?\{")
 
 @dataclass(frozen=True)
 class Crash:
-    """An unpacked crash.
+    """A crash that runs here."""
 
-    Args:
-        folder: where its packages are, merged.
-        version: of the package.
-    """
-
-    folder: Path
-    version: str
+    program: Borrowed
 
     @classmethod
     def fetch(cls) -> Crash:
@@ -51,18 +40,16 @@ class Crash:
         Raises:
             HostFailure: the archive cannot be reached.
         """
-        folder = cache.entry("packages", "crash", _unpack)
-        return cls(folder, json.loads((folder / "versions.json").read_text())["crash"])
+        return cls(Borrowed.fetch("crash"))
+
+    @property
+    def version(self) -> str:
+        """The package's."""
+        return self.program.version
 
     def argv(self, dump: Dump, *options: str) -> list[str]:
         """Return the command that opens a dump; without options it is for a person."""
-        loader = next((path for path in (self.folder / name for name in _LOADERS) if path.exists()), None)
-        program = self.folder / "usr/bin/crash"
-        if loader is None or not program.exists():
-            raise HostFailure(f"{self.folder} has no crash with its loader: remove that folder to get it again")
-        libraries = ":".join(str(self.folder / name) for name in _LIBRARIES)
-        files = (dump.vmlinux.absolute(), dump.file.absolute())
-        return [str(loader), "--library-path", libraries, str(program), *options, *map(str, files)]
+        return self.program.argv(*options, str(dump.vmlinux.absolute()), str(dump.file.absolute()))
 
     def run(self, dump: Dump, commands: Sequence[str], *, seconds: float = SECONDS) -> list[str]:
         """Run commands on a dump and return what each of them printed; one that crash refuses prints its complaint.
@@ -132,13 +119,3 @@ def parse_memory(text: str) -> bytes:
         for word in found[1].split():
             data += int(word, 16).to_bytes(8, "little")
     return bytes(data)
-
-
-def _unpack(folder: Path) -> None:
-    versions = {}
-    with tempfile.TemporaryDirectory(dir=folder) as downloads:
-        for deb in Archive.open(NEWER_SUITES).download_with_dependencies(["crash"], Path(downloads)):
-            name, version, _ = deb.name.split("_")
-            versions[name] = version.replace("%3a", ":")
-            unpack(deb, folder)
-    (folder / "versions.json").write_text(json.dumps(versions, indent=1, sort_keys=True))
