@@ -11,8 +11,9 @@ from drgn import Program, Type, TypeEnumerator, TypeKindSet, TypeMember
 
 from tests.fake_memmap import LAYOUT
 from vmtests.errors import HostFailure
-from vmtests.memmap.debuginfo import derive, open_vmlinux, pgmap_offsets
+from vmtests.memmap.debuginfo import derive, pgmap_offsets
 from vmtests.memmap.layout import Bits, Field, Role
+from vmtests.memmap.program import open_vmlinux
 
 CONFIG = {
     "CONFIG_X86_64": "y",

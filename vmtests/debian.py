@@ -132,8 +132,8 @@ class Archive:
                 _update(mirror, wanted, state, stamp)
             return cls(mirror, _carried(state), state)
 
-    def newest(self, pattern: str) -> Package:
-        """Return the newest package, in the order of dpkg, whose name matches the shell pattern `pattern`."""
+    def packages(self, pattern: str) -> list[Package]:
+        """Return all versions of all packages whose name matches the shell pattern `pattern`."""
         known = self._apt("apt-cache", "pkgnames", re.split(r"[*?\[]", pattern)[0])
         names = [name for name in known.stdout.split() if fnmatch.fnmatchcase(name, pattern)]
         codenames = dict(self.suites)
@@ -142,6 +142,11 @@ class Archive:
             name, version, where = (part.strip() for part in line.split("|"))
             suite = where.split()[1].partition("/")[0]
             found.append(Package(name, version, codenames.get(suite, suite)))
+        return found
+
+    def newest(self, pattern: str) -> Package:
+        """Return the newest package, in the order of dpkg, whose name matches the shell pattern `pattern`."""
+        found = self.packages(pattern)
         if not found:
             raise HostFailure(f"no package {pattern} in {self}")
         return max(found, key=functools.cmp_to_key(_compare))

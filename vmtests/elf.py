@@ -17,6 +17,8 @@ IDENT = b"\x7fELF\x02\x01\x01" + bytes(9)
 HEADER = struct.Struct("<HHIQQQIHHHHHH")
 #: Elf64_Phdr: type, flags, offset, vaddr, paddr, filesz, memsz, align.
 PROGRAM = struct.Struct("<IIQQQQQQ")
+#: Elf64_Shdr: name, type, flags, addr, offset, size, link, info, addralign, entsize.
+_SECTION = struct.Struct("<IIQQQQIIQQ")
 #: Elf64_Nhdr: the sizes of name and description, type.
 _NOTE = struct.Struct("<III")
 
@@ -69,6 +71,27 @@ def build_id(file: Path) -> str | None:
     return next(
         (note.data.hex() for note in front(file).notes if (note.name, note.type) == ("GNU", _NT_GNU_BUILD_ID)), None
     )
+
+
+def sections(file: Path) -> frozenset[str]:
+    """Return the names of the sections of a program such as a vmlinux.
+
+    Raises:
+        HostFailure: it is no ELF file, or cut off.
+    """
+    try:
+        with file.open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            fields = _header(file, handle.read(START))
+            offset, count, names = fields[5], fields[11], fields[12]
+            table = os.pread(handle.fileno(), count * _SECTION.size, offset)
+            if len(table) < count * _SECTION.size:
+                raise _cut(file, size, offset + count * _SECTION.size)
+            headers = list(_SECTION.iter_unpack(table))
+            strings = os.pread(handle.fileno(), headers[names][5], headers[names][4]) if headers else b""
+    except OSError as error:
+        raise HostFailure(f"{file} cannot be read: {error.strerror}") from error
+    return frozenset(strings[one[0] : strings.find(b"\0", one[0])].decode(errors="replace") for one in headers)
 
 
 def front(file: Path) -> Front:

@@ -1,7 +1,8 @@
 """Kernels: recipes, source, patches, config, and builds in the cache."""
 
-from vmtests.kernel.build import Kernel, build, compile_object
+from vmtests.kernel.build import build, compile_object
 from vmtests.kernel.built import vmlinuxes
+from vmtests.kernel.kernel import Kernel
 from vmtests.kernel.make import BuildFailure
 from vmtests.kernel.patches import ApplyFailure, Patch
 from vmtests.kernel.recipe import PATCH, Recipe, known, load, resolve

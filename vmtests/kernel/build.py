@@ -14,21 +14,22 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from vmtests import cache
 from vmtests.command import run
 from vmtests.errors import HostFailure
-from vmtests.kernel import bzimage, patches, source
 from vmtests.kernel import config as kconfig
+from vmtests.kernel import patches, source, stock
 from vmtests.kernel.config import Request
+from vmtests.kernel.kernel import Kernel
 from vmtests.kernel.make import Make, Toolchain
 from vmtests.kernel.patches import Patch
 from vmtests.kernel.recipe import Recipe
 from vmtests.kernel.source import DEBIAN, Source
+from vmtests.kernel.stock import STOCK
 
 # Part of every key: raised when the way to build changes what comes out.
 _FORMAT = 1
@@ -46,65 +47,8 @@ _LINKED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """A kernel that can be booted, in the cache."""
-
-    name: str
-    # As `uname -r` says it.
-    release: str
-    # The bzImage.
-    image: Path
-    # With debug info.
-    vmlinux: Path | None
-    # The whole .config.
-    config: Path
-    config_sha256: str
-    # Such as "linux-source-7.3 7.3.4-1" or "/home/me/linux @ 0123456789ab (dirty)".
-    source: str
-    compiler: str
-    patches: tuple[Patch, ...]
-    # None: it was in the cache.
-    build_seconds: float | None
-    # The name of all that went into it.
-    key: str
-    # To be inserted in this order before there is pmem.
-    modules: tuple[Path, ...] = ()
-    # What was not committed in the user's tree.
-    diff: Path | None = None
-    # What the config that it was to be built with lacks and the tests need, such as "CONFIG_KPROBES=y".
-    added_options: tuple[str, ...] = ()
-
-    def config_values(self) -> Mapping[str, str]:
-        """Return "CONFIG_X" to its value as it stands in the .config; what is not set is absent."""
-        return kconfig.values(self.config)
-
-    def verify(self) -> None:
-        """See that the image is there and whole; HostFailure if not."""
-        bzimage.verify(self.image, f"the image of kernel {self.name}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {
-            "name": self.name,
-            "release": self.release,
-            "image": str(self.image),
-            "vmlinux": str(self.vmlinux) if self.vmlinux else None,
-            "config": str(self.config),
-            "config_sha256": self.config_sha256,
-            "source": self.source,
-            "compiler": self.compiler,
-            "patches": [patch.to_json() for patch in self.patches],
-            "build_seconds": self.build_seconds,
-            "key": self.key,
-            "modules": [str(path) for path in self.modules],
-            "diff": str(self.diff) if self.diff else None,
-            "added_options": list(self.added_options),
-        }
-
-
 def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> Kernel:
-    """Build the kernel, or find it in the cache.
+    """Build the kernel, or find it in the cache; what others have built is taken as it is.
 
     Args:
         recipe: what it is made of.
@@ -114,6 +58,8 @@ def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> K
         UsageError: a tree or a revision that is not there.
         HostFailure: no source, a patch that does not apply, a config line that Kconfig drops, a compiler's error.
     """
+    if recipe.source == STOCK:
+        return stock.fetch(recipe.name, recipe.series, progress or (lambda _: None))
     plan = _plan(recipe, progress)
     started = time.monotonic()
     key = plan.key()

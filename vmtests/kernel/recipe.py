@@ -4,7 +4,7 @@
 
     inherits = "base"           what is not said here is as there
     series = "7.3"              Debian's linux-source-SERIES
-    source = "debian"           or DIR[@REV]
+    source = "debian"           or DIR[@REV]; "stock" is Debian's own build of the series, which nothing else applies to
     fragments = ["base.config"] files in kernels/fragments, in this order
     patches = "folder"          a folder in kernels/patches, its *.patch applied in the order of their names
     upto = 2                    of those, only as many
@@ -26,6 +26,7 @@ from vmtests import data
 from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel.patches import Patch
 from vmtests.kernel.source import DEBIAN, check, split
+from vmtests.kernel.stock import STOCK
 
 #: The name that --patch makes.
 PATCH = "patch"
@@ -49,7 +50,7 @@ class Recipe:
     name: str
     # Debian's linux-source-SERIES, if source is "debian".
     series: str
-    # "debian" or a tree of the user's, DIR[@REV].
+    # "debian", "stock", or a tree of the user's, DIR[@REV].
     source: str = DEBIAN
     # What the config asks for, on top of tinyconfig.
     fragments: tuple[Path, ...]
@@ -64,6 +65,8 @@ class Recipe:
 
     def describe(self) -> str:
         """Return one line about it."""
+        if self.source == STOCK:
+            return f"Debian's own build of {self.series} for virtual machines, not built here"
         origin = f"linux-source-{self.series}" if self.source == DEBIAN else self.source
         start = [str(self.config)] if self.config else []
         config = " + ".join([*start, *(path.name for path in (*self.fragments, *self.extra_fragments))])

@@ -5,9 +5,10 @@ which reads nothing. `access`, `pagetable`, `physical` and `sections` read the g
 and `flip` proves that they see every bit.
 """
 
-from vmtests.memmap.debuginfo import open_vmlinux, pgmap_offsets
+from vmtests.memmap.debuginfo import pgmap_offsets
 from vmtests.memmap.flip import Proof
 from vmtests.memmap.oracle import Oracle
+from vmtests.memmap.program import open_vmlinux
 from vmtests.memmap.result import Example, MemmapResult
 from vmtests.memmap.truth import RangeTruth
 

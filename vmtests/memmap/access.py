@@ -6,7 +6,6 @@ The kernel is that of a running guest, or of a dump of one.
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from vmtests.memmap.expected import Facts
 from vmtests.memmap.layout import PAGE_SHIFT, PAGE_SIZE, PageLayout
 from vmtests.memmap.pagetable import Window, walk
 from vmtests.memmap.physical import Monitor, PhysicalMemory, Region, regions
+from vmtests.memmap.program import load, vmcoreinfo
 from vmtests.memmap.sections import Sections
 from vmtests.memmap.truth import RangeTruth
 
@@ -205,39 +205,3 @@ def attached(guest: Attachable) -> Iterator[drgn.Program]:
         # The monitor serves one client, and drgn leaves it only with the last reference to its program.
         del program
         gc.collect()
-
-
-def vmcoreinfo(program: drgn.Program) -> dict[str, str]:
-    """Return what the kernel says of itself for dumps (Documentation/admin-guide/kdump/vmcoreinfo.rst).
-
-    Raises:
-        HostFailure: it says nothing, or not what is needed here.
-    """
-    try:
-        text = program["VMCOREINFO"].string_().decode()
-    except (KeyError, drgn.FaultError) as error:
-        raise HostFailure(
-            "the guest gives no vmcoreinfo: it needs -device vmcoreinfo, CONFIG_KEXEC, CONFIG_CRASH_DUMP and "
-            f"CONFIG_FW_CFG_SYSFS ({error})"
-        ) from error
-    info = dict(re.findall(r"^([^=\n]+)=(.*)$", text, flags=re.MULTILINE))
-    for key in ("OSRELEASE", "NUMBER(pgtable_l5_enabled)", "NUMBER(SECTION_SIZE_BITS)"):
-        if key not in info:
-            raise HostFailure(f"the guest's vmcoreinfo has no {key}")
-    return info
-
-
-def load(program: drgn.Program, vmlinux: Path, info: dict[str, str]) -> None:
-    """Load the debug info of `vmlinux` into the attached program, if it is of the very build that runs."""
-    running = info.get("BUILD-ID", "none")
-    try:
-        program.load_debug_info([vmlinux])
-        module = program.main_module()
-        fits = not module.wants_debug_file()
-    except (drgn.MissingDebugInfoError, LookupError, OSError):
-        fits = False
-    if not fits:
-        raise HostFailure(
-            f"{vmlinux} is not the debug info of the kernel that runs (build id {running}): it needs that of its build",
-            evidence=[vmlinux],
-        )

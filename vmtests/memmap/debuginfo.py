@@ -1,4 +1,4 @@
-"""A kernel's `PageLayout`, from its debug info by drgn and its .config.
+"""A kernel's `PageLayout`, from its debug info by drgn (see `program`) and its .config.
 
 What cannot be derived is a failure, not a guess.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import drgn
 
@@ -45,19 +44,6 @@ LAST_PID_SHIFT = 8
 
 #: x86-64: PMD_SHIFT - PAGE_SHIFT (arch/x86/include/asm/pgtable_64_types.h:69).
 PMD_ORDER = 9
-
-
-def open_vmlinux(vmlinux: Path) -> drgn.Program:
-    """Return a program without a target, only with the types of `vmlinux`."""
-    program = drgn.Program()
-    module = program.extra_module("vmlinux", create=True)
-    try:
-        module.try_file(vmlinux, force=True)
-    except OSError as error:
-        raise HostFailure(f"the debug info of {vmlinux} cannot be read: {error.strerror}") from error
-    if module.wants_debug_file():
-        raise HostFailure(f"{vmlinux} has no debug info: build it with CONFIG_DEBUG_INFO_DWARF5")
-    return program
 
 
 def pgmap_offsets(program: drgn.Program) -> Mapping[str, int]:
@@ -190,8 +176,8 @@ def _nodes_shift(program: drgn.Program, config: Mapping[str, str]) -> int:
     try:
         length = program["node_data"].type_.length
     except (KeyError, AttributeError):
-        return configured  # not in these types, as in a BTF section
-    if length != 1 << configured:
+        return configured
+    if length is not None and length != 1 << configured:  # None: BTF has no variables
         raise HostFailure(
             f"CONFIG_NODES_SHIFT={configured}, but the debug info has {length} nodes: the .config is of another kernel"
         )

@@ -54,6 +54,7 @@ class Run:
         self.dumps = Dumps(self.record, enabled=options.dump == "auto")
         self._recipes: dict[str, Recipe] = {}
         self._kernels: dict[str, Kernel] = {}
+        self._images: dict[tuple[Path, ...], Image] = {}
         self._unbuildable: dict[str, VmtestsError] = {}
         self.pairs = Pairs(options)
         #: What the gate has made of the run, once it has ended.
@@ -80,11 +81,12 @@ class Run:
                 "needs it: set XDG_CACHE_HOME to a folder on ext4, xfs, btrfs or tmpfs"
             )
 
-    @cached_property
-    def image(self) -> Image:
-        """The guest's initramfs."""
-        with self.progress.task("building the guest image"):
-            return image.build()
+    def image(self, built: Kernel) -> Image:
+        """Return the initramfs of a kernel's guests, with its modules if it has any."""
+        if built.modules not in self._images:
+            with self.progress.task("building the guest image"):
+                self._images[built.modules] = image.build(built.modules)
+        return self._images[built.modules]
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -93,7 +95,7 @@ class Run:
         base = self.kernel(self.options.kernel_names()[0])
         with self.progress.task("proving the accelerator"):
             wanted = "tcg" if self.options.counts else self.options.accel
-            return host.accelerator(base.image, self.image.path, wanted)
+            return host.accelerator(base.image, self.image(base).path, wanted)
 
     @cached_property
     def clock(self) -> str:
@@ -216,7 +218,7 @@ class Run:
                 guest = stack.enter_context(
                     boot(
                         built,
-                        self.image,
+                        self.image(built),
                         machine,
                         evidence=folder,
                         log_bytes=self.evidence.log_bytes(),

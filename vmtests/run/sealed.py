@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmtests import cache
 from vmtests.errors import HostFailure
-from vmtests.memmap.debuginfo import open_vmlinux, pgmap_offsets
+from vmtests.memmap import open_vmlinux, pgmap_offsets
 from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, Prepared, create_namespace, plug
 from vmtests.record import GuestEntry, NamespaceEntry
 from vmtests.timing import sealed
@@ -62,7 +62,7 @@ class SealedBench:
         ):
             done = sealed.count(
                 built,
-                run.image,
+                run.image(built),
                 machine,
                 prepared,
                 rebinds=times,

@@ -18,6 +18,7 @@ from vmtests.memmap.access import Access
 from vmtests.memmap.check import check
 from vmtests.memmap.known import Known
 from vmtests.memmap.physical import Region
+from vmtests.memmap.program import load, vmcoreinfo
 from vmtests.memmap.result import EXAMPLES, MemmapResult
 from vmtests.memmap.session import Session
 from vmtests.vmcore import elf
@@ -81,9 +82,9 @@ class Dump:
         program = drgn.Program()
         try:
             program.set_core_dump(self.file)
-            program.load_debug_info([self.vmlinux])
-        except (OSError, ValueError, drgn.FaultError, drgn.MissingDebugInfoError) as error:
+        except (OSError, ValueError, drgn.FaultError) as error:
             raise HostFailure(f"drgn cannot open {self.file}: {error}") from error
+        load(program, self.vmlinux, vmcoreinfo(program))
         return program
 
     def regions(self) -> tuple[Region, ...]:
