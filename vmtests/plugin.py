@@ -51,6 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--kernel-tree", metavar="DIR[@REV]", help="the source of base: a kernel tree of yours, never written to")
     add("--patch", action="append", default=[], type=Path, metavar="FILE", help="test base + this patch as `patch`")
     add("--series", metavar="A..B|MBOX", help="test base + each patch of a range or of an mbox, one on another")
+    add("--kernel-image", type=Path, metavar="FILE", help="test a bzImage that you have built as `image`")
+    add("--vmlinux", type=Path, metavar="FILE", help="its vmlinux, with DWARF or BTF")
     add("--config", type=Path, metavar="FILE", help="build with this .config")
     add("--config-fragment", action="append", default=[], type=Path, metavar="FILE", help="add these Kconfig lines")
     add("--cc", default="gcc", metavar="CC", help="the compiler: gcc or clang")
@@ -100,6 +102,8 @@ def _options(config: pytest.Config) -> Options:
         config=value("--config"),
         fragments=tuple(value("--config-fragment")),
         cc=value("--cc"),
+        kernel_image=value("--kernel-image"),
+        vmlinux=value("--vmlinux"),
         pmem_size=parse_size(value("--pmem-size")),
         mode=value("--mode"),
         map=value("--map"),

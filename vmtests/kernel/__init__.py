@@ -5,10 +5,11 @@ from vmtests.kernel.built import vmlinuxes
 from vmtests.kernel.kernel import Kernel
 from vmtests.kernel.make import BuildFailure
 from vmtests.kernel.patches import ApplyFailure, Patch
-from vmtests.kernel.recipe import PATCH, Recipe, known, load, resolve
+from vmtests.kernel.recipe import IMAGE, PATCH, Recipe, known, load, resolve
 from vmtests.kernel.series import Series
 
 __all__ = [
+    "IMAGE",
     "PATCH",
     "ApplyFailure",
     "BuildFailure",

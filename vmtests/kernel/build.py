@@ -22,7 +22,7 @@ from vmtests import cache
 from vmtests.command import run
 from vmtests.errors import HostFailure
 from vmtests.kernel import config as kconfig
-from vmtests.kernel import patches, source, stock
+from vmtests.kernel import own, patches, source, stock
 from vmtests.kernel.config import Request
 from vmtests.kernel.kernel import Kernel
 from vmtests.kernel.make import Make, Toolchain
@@ -55,11 +55,14 @@ def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> K
         progress: told what is being done, a short line at a time.
 
     Raises:
-        UsageError: a tree or a revision that is not there.
+        UsageError: a tree or a revision that is not there, files that do not belong together.
         HostFailure: no source, a patch that does not apply, a config line that Kconfig drops, a compiler's error.
     """
+    tell = progress or (lambda _: None)
+    if recipe.files is not None:
+        return own.take(recipe.name, *recipe.files, recipe.config, tell)
     if recipe.source == STOCK:
-        return stock.fetch(recipe.name, recipe.series, progress or (lambda _: None))
+        return stock.fetch(recipe.name, recipe.series, tell)
     plan = _plan(recipe, progress)
     started = time.monotonic()
     key = plan.key()

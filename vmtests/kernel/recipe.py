@@ -30,6 +30,8 @@ from vmtests.kernel.stock import STOCK
 
 #: The name that --patch makes.
 PATCH = "patch"
+#: The name that --kernel-image makes.
+IMAGE = "image"
 
 _KEYS = {
     "inherits": str,
@@ -62,9 +64,13 @@ class Recipe:
     cc: str = "gcc"
     # (file, word): the file of the source must not contain the word.
     absent: tuple[tuple[str, str], ...] = ()
+    # A bzImage and its vmlinux that the user has built: of the above only `config` says something then.
+    files: tuple[Path, Path] | None = None
 
     def describe(self) -> str:
         """Return one line about it."""
+        if self.files is not None:
+            return f"{self.files[0]}, not built here"
         if self.source == STOCK:
             return f"Debian's own build of {self.series} for virtual machines, not built here"
         origin = f"linux-source-{self.series}" if self.source == DEBIAN else self.source
@@ -107,15 +113,19 @@ def resolve(
     config: Path | None = None,
     fragments: Sequence[Path] = (),
     cc: str | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
 ) -> Recipe:
     """Return the recipe of a kernel as the user's options make it.
 
     Args:
-        name: a known name, "patch" for base and `patches`, or one in `sources`, which is as base if it is not known.
+        name: a known name, "patch" for base and `patches`, "image" for `image` and `vmlinux`, or one in `sources`,
+            which is as base if it is not known.
         sources: NAME to DIR[@REV], for one kernel.
         tree: DIR[@REV], for all others.
         patches: what the kernel "patch" adds to base.
-        config, fragments, cc: for all kernels.
+        config, fragments, cc: for all kernels that are built here; `config` is that of `image` too.
+        image, vmlinux: a kernel that is built.
 
     Raises:
         UsageError: a name that is not known, a file or a folder that cannot be read, a revision that is not there.
@@ -123,12 +133,18 @@ def resolve(
     sources = sources or {}
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(f"{name!r} is no name for a kernel: use letters, digits, '.', '_' and '-'")
+    if name == IMAGE:
+        return _built(image, vmlinux, config)
     if name == PATCH:
         if not patches and name not in sources:
             raise UsageError(f"the kernel {PATCH!r} is base with the files of --patch, and there are none")
         recipe = replace(load("base"), name=name, patches=tuple(map(Patch.read, patches)))
     else:
         recipe = replace(load("base"), name=name) if name in sources and name not in known() else load(name)
+    if recipe.source == STOCK:
+        if name in sources:
+            raise UsageError(f"--kernel {name}={sources[name]}: {name} is Debian's own build, which no tree goes into")
+        return recipe
     source = sources.get(name, tree)
     if source is not None:
         check(source)
@@ -142,12 +158,27 @@ def resolve(
     )
 
 
-def _readable(path: Path) -> Path:
+def _built(image: Path | None, vmlinux: Path | None, config: Path | None) -> Recipe:
+    """Return the recipe of a kernel that the user has built."""
+    if image is None or vmlinux is None:
+        raise UsageError(
+            f"the kernel {IMAGE!r} is one that you have built: give its bzImage by --kernel-image FILE and the vmlinux "
+            "of the same build by --vmlinux FILE"
+        )
+    return replace(
+        load("base"),
+        name=IMAGE,
+        config=_readable(config) if config is not None else None,
+        files=(_readable(image, "kernel image"), _readable(vmlinux, "vmlinux")),
+    )
+
+
+def _readable(path: Path, what: str = "config") -> Path:
     try:
         with path.open("rb"):
             return path.resolve()
     except OSError as error:
-        raise UsageError(f"the config {path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the {what} {path} cannot be read: {error.strerror}") from None
 
 
 def _read(name: str, above: tuple[str, ...]) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Options:
     config: Path | None = None
     fragments: tuple[Path, ...] = ()
     cc: str = "gcc"
+    kernel_image: Path | None = None
+    vmlinux: Path | None = None
     pmem_size: int = 100 << 30
     mode: str = "fsdax"
     map: str = "dev"
@@ -140,6 +142,8 @@ class Options:
             config=self.config,
             fragments=self.fragments,
             cc=self.cc,
+            image=self.kernel_image,
+            vmlinux=self.vmlinux,
         )
 
     def check_kernels(self) -> None:
@@ -155,6 +159,8 @@ class Options:
         """Return the kernels to run, the first being the base of comparisons."""
         if self.kernels:
             return tuple(name.partition("=")[0] for name in self.kernels)
+        if self.kernel_image or self.vmlinux:
+            return (kernel.IMAGE,)
         if (series := self.patch_series) is not None:
             return (BASE, *series.kernels())
         return (BASE, "patch") if self.patches else (BASE, "patched")
