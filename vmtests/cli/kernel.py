@@ -13,6 +13,7 @@ _LIST = """\
   vmtests kernel list                  the kernels that there are recipes for
 """
 _BUILD = """\
+  vmtests kernel build stock           Debian's own build: fetched, no compiler needed
   vmtests kernel build base            built at its first use, then found in the cache
   vmtests kernel build patched --patch 0005-more.patch
   vmtests kernel build patch --kernel-tree ~/linux@v7.3 --patch 0001-mine.patch

@@ -31,6 +31,7 @@ from vmtests.guest.log import CappedLog
 from vmtests.guest.monitor import Monitor
 from vmtests.guest.workspace import Workspace
 from vmtests.kernel import Kernel
+from vmtests.kernel.vmlinux import has_only_btf
 
 _ABOUT = "guest.json"
 _MEMMAPS = "memmaps.json"
@@ -92,7 +93,7 @@ class Kept:
             known = f"UserKnownHostsFile={self.files / _KNOWN_HOSTS}"
             options = ["-F", "none", "-i", str(self.files / _KEY), "-o", known, "-o", "StrictHostKeyChecking=yes"]
             ways.append(shlex.join(["ssh", *options, "-p", str(self.port), "root@127.0.0.1"]))
-        if self.kernel.vmlinux is not None:
+        if self.kernel.vmlinux is not None and not has_only_btf(self.kernel.vmlinux):
             vmlinux = str(self.kernel.vmlinux)
             ways.append(f"vmtests drgn {self.name}")
             ways.append(shlex.join(["drgn", "--qemu", str(self.drgn_socket), "-s", vmlinux]))

@@ -114,7 +114,7 @@ def _accelerator(qemu: Qemu) -> Iterator[Row]:
     else:
         advice = "instructions are counted instead of time; for times, use a machine where KVM works"
         if not chosen.proven:
-            advice = "vmtests kernel build base, then ask again"
+            advice = "vmtests kernel build stock, then ask again"
         yield Row("accelerator", "warning", f"tcg: {chosen.reason}", advice)
     lacking = missing_features(qemu, chosen.name)
     found = f"{CPU_MODEL}, without {', '.join(lacking)}" if lacking else f"{CPU_MODEL}, complete"

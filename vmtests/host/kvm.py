@@ -94,7 +94,7 @@ def accelerator(
         return Accelerator("tcg", trouble, proven=True)
     proof = _proof(find(), kernel_image or kernel_at_hand(), initrd, cpu_model, seconds)
     if proof is None:
-        advice = "build or install a kernel, such as with `vmtests kernel build base`"
+        advice = "build or install a kernel, such as with `vmtests kernel build stock`"
         if wanted == "kvm":
             raise HostFailure(f"KVM is not proven, and there is no kernel to prove it with: {advice}")
         return Accelerator("tcg", "KVM: not proven, no kernel at hand", proven=False)

@@ -11,19 +11,11 @@ from typing import Any
 from vmtests import cache
 from vmtests.borrowed import Borrowed
 from vmtests.command import run
-from vmtests.elf import build_id, sections
+from vmtests.elf import build_id
 from vmtests.errors import HostFailure
-
-#: The section of a vmlinux.
-SECTION = ".BTF"
 
 # Most of it, and of no use here.
 _LEFT_OUT = frozenset({"FUNC", "DATASEC", "DECL_TAG", "VAR"})
-
-
-def has_btf(vmlinux: Path) -> bool:
-    """Return whether there are types in this way."""
-    return SECTION in sections(vmlinux)
 
 
 def records(vmlinux: Path) -> Sequence[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from vmtests.elf import build_id
 from vmtests.errors import UsageError
 from vmtests.kernel import config as kconfig
 from vmtests.kernel.kernel import Kernel
-from vmtests.kernel.vmlinux import banner, embedded_config, extract
+from vmtests.kernel.vmlinux import banner, embedded_config, extract, has_dwarf
 
 # What a guest needs before there could be a module, of which an image brings none.
 _BUILT_IN = (
@@ -45,6 +45,7 @@ def take(name: str, image: Path, vmlinux: Path, config: Path | None, progress: C
         UsageError: the two are of different builds, there is no config, or it lacks what a guest needs.
         HostFailure: a file that is not what it should be.
     """
+    has_dwarf(vmlinux)  # or BTF
     identity = build_id(vmlinux)
     code = vmlinux.read_bytes()
     settings = config.read_bytes() if config is not None else embedded_config(code)

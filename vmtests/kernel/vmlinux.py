@@ -15,6 +15,7 @@ from typing import Protocol
 
 from backports import zstd
 
+from vmtests.elf import sections
 from vmtests.errors import HostFailure
 
 # Documentation/arch/x86/boot.rst: where the header of a bzImage has the number of 512-byte sectors before the code, its
@@ -36,6 +37,9 @@ _UNPACKERS: Mapping[bytes, Callable[[], _Unpacker]] = {
 
 # linux_banner (init/version-timestamp.c), which /proc/version shows.
 _BANNER = re.compile(rb"Linux version (\S+) \([^\n]*?@[^\n]*?\) \(([^\n]+?), [^\n,]+\) #")
+
+# The sections that tell of types; the second is all that a distribution's image has.
+_DWARF, _BTF = ".debug_info", ".BTF"
 
 # Around the config that CONFIG_IKCONFIG puts in (kernel/configs.c).
 _CONFIG_START, _CONFIG_END = b"IKCFG_ST", b"IKCFG_ED"
@@ -89,6 +93,28 @@ def banner(vmlinux: bytes, name: str) -> Banner:
     if found is None:
         raise HostFailure(f"{name} has no line 'Linux version ...': it is no vmlinux")
     return Banner(found[1].decode(), found[2].decode(errors="replace"))
+
+
+def has_dwarf(vmlinux: Path) -> bool:
+    """Return whether a vmlinux has DWARF, which drgn, gdb and crash read, or only BTF.
+
+    Raises:
+        HostFailure: it has neither.
+    """
+    found = sections(vmlinux)
+    if _DWARF not in found and _BTF not in found:
+        raise HostFailure(
+            f"{vmlinux} has no debug info: build it with CONFIG_DEBUG_INFO_DWARF5 or CONFIG_DEBUG_INFO_BTF"
+        )
+    return _DWARF in found
+
+
+def has_only_btf(vmlinux: Path) -> bool:
+    """Return whether drgn, gdb and crash by themselves make nothing of it; False for a file that cannot be read."""
+    try:
+        return not has_dwarf(vmlinux)
+    except HostFailure:
+        return False
 
 
 def embedded_config(vmlinux: bytes) -> bytes | None:

@@ -81,12 +81,13 @@ def add_variables(program: Program) -> None:
         HostFailure: the kernel has no symbol table, or one of functions only.
     """
     try:
-        symbols = load_vmlinux_kallsyms(program)
+        program.register_symbol_finder(_NAME, load_vmlinux_kallsyms(program), enable_index=0)
+        program.symbol("vmemmap_base")
     except (LookupError, ValueError, drgn.FaultError) as error:
         raise HostFailure(
-            f"the kernel's own symbol table cannot be read: without DWARF it needs CONFIG_KALLSYMS_ALL ({error})"
+            f"the kernel's own symbols do not tell where its variables are: without DWARF it needs "
+            f"CONFIG_KALLSYMS_ALL=y ({error})"
         ) from error
-    program.register_symbol_finder(_NAME, symbols, enable_index=0)
 
     def find(program: Program, name: str, flags: FindObjectFlags, _file: str | None) -> Object | None:
         if name not in VARIABLES or not flags & FindObjectFlags.VARIABLE:

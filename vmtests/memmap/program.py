@@ -8,22 +8,11 @@ from pathlib import Path
 
 import drgn
 
-from vmtests.elf import build_id, sections
+from vmtests.elf import build_id
 from vmtests.errors import HostFailure
 from vmtests.kernel import btf
+from vmtests.kernel.vmlinux import has_dwarf
 from vmtests.memmap.btf import add_types, add_variables
-
-_DWARF = ".debug_info"
-
-
-def has_dwarf(vmlinux: Path) -> bool:
-    """Return whether drgn itself can read the debug info; HostFailure if there is none at all."""
-    found = sections(vmlinux)
-    if _DWARF not in found and btf.SECTION not in found:
-        raise HostFailure(
-            f"{vmlinux} has no debug info: build it with CONFIG_DEBUG_INFO_DWARF5 or CONFIG_DEBUG_INFO_BTF"
-        )
-    return _DWARF in found
 
 
 def open_vmlinux(vmlinux: Path) -> drgn.Program:

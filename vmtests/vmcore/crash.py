@@ -13,6 +13,7 @@ from pathlib import Path
 from vmtests import command
 from vmtests.borrowed import Borrowed
 from vmtests.errors import HostFailure
+from vmtests.kernel.vmlinux import has_only_btf
 from vmtests.vmcore.dump import Dump
 from vmtests.vmcore.nameless import nameless
 
@@ -48,7 +49,15 @@ class Crash:
         return self.program.version
 
     def argv(self, dump: Dump, *options: str) -> list[str]:
-        """Return the command that opens a dump; without options it is for a person."""
+        """Return the command that opens a dump; without options it is for a person.
+
+        Raises:
+            HostFailure: crash cannot read the types of its kernel.
+        """
+        if has_only_btf(dump.vmlinux):
+            raise HostFailure(
+                f"{dump.vmlinux} has BTF only, and crash reads DWARF: `vmtests memmap check {dump.file}` does without"
+            )
         return self.program.argv(*options, str(dump.vmlinux.absolute()), str(dump.file.absolute()))
 
     def run(self, dump: Dump, commands: Sequence[str], *, seconds: float = SECONDS) -> list[str]:

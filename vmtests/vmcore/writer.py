@@ -20,6 +20,7 @@ from pathlib import Path
 
 from vmtests.elf import Note
 from vmtests.errors import HostFailure
+from vmtests.kernel.vmlinux import has_only_btf
 from vmtests.memmap.layout import PAGE_SIZE
 from vmtests.memmap.physical import Monitor, PhysicalMemory, regions
 from vmtests.vmcore import elf
@@ -232,11 +233,9 @@ def _move(source: int, offset: int, target: int, to: int, count: int) -> int:
 
 def how_to_open(file: Path, vmlinux: Path | None) -> tuple[str, ...]:
     """Return the commands that open a dump, to be pasted into a shell."""
-    namelist = str(vmlinux) if vmlinux is not None else "VMLINUX"
-    commands = (
-        ("vmtests", "memmap", "check", str(file)),
-        ("vmtests", "drgn", str(file)),
-        ("drgn", "-c", str(file), "-s", namelist),
-        ("vmtests", "crash", str(file)),
-    )
+    commands = [["vmtests", "memmap", "check", str(file)], ["vmtests", "drgn", str(file)]]
+    # Of BTF alone, neither of these makes anything.
+    if vmlinux is None or not has_only_btf(vmlinux):
+        commands.append(["drgn", "-c", str(file), "-s", "VMLINUX" if vmlinux is None else str(vmlinux)])
+        commands.append(["vmtests", "crash", str(file)])
     return tuple(map(shlex.join, commands))
