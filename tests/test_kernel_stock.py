@@ -6,6 +6,7 @@ import gzip
 import lzma
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,6 @@ def test_nothing_is_built_into_it(tmp_path: Path) -> None:
     assert recipe == kernel.load("stock")
     with pytest.raises(UsageError, match="stock is Debian's own build, which no tree goes into"):
         kernel.resolve("stock", sources={"stock": str(tmp_path)})
+    (tmp_path / "mine.patch").write_text("mine")
+    with pytest.raises(UsageError, match="stock is Debian's own build: no patch goes into it"):
+        kernel.build(replace(recipe, patches=(kernel.Patch.read(tmp_path / "mine.patch"),)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,15 @@ def test_what_is_no_size(text: str) -> None:
 def test_the_kernels_of_a_run() -> None:
     assert Options().kernel_names() == ("base", "patched")
     assert Options(kernels=("stock", "mine=/src@v7.3")).kernel_names() == ("stock", "mine")
+
+
+def test_a_kernel_image_is_one_of_the_kernels() -> None:
+    image = Path("bzImage")
+    assert Options(kernel_image=image).kernel_names() == ("image",)
+    assert Options(kernel_image=image, kernels=("base", "image")).kernel_names() == ("base", "image")
+    for more in ({"kernels": ("base",)}, {"patches": (Path("mine.patch"),)}):
+        with pytest.raises(UsageError, match="name it by --kernel"):
+            Options(kernel_image=image, **more)
 
 
 def test_the_full_tier_checks_other_configs_unless_kernels_are_named() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vmtests import cache
 from vmtests.command import run
-from vmtests.errors import HostFailure
+from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel import config as kconfig
 from vmtests.kernel import own, patches, source, stock
 from vmtests.kernel.config import Request
@@ -62,6 +62,8 @@ def build(recipe: Recipe, *, progress: Callable[[str], None] | None = None) -> K
     if recipe.files is not None:
         return own.take(recipe.name, *recipe.files, recipe.config, tell)
     if recipe.source == STOCK:
+        if recipe.patches:
+            raise UsageError(f"{recipe.name} is Debian's own build: no patch goes into it")
         return stock.fetch(recipe.name, recipe.series, tell)
     plan = _plan(recipe, progress)
     started = time.monotonic()

@@ -113,6 +113,8 @@ class Options:
             raise UsageError(f"--boots {self.boots}: give a number of boot pairs from 1, or auto")
         if self.series and (self.kernels or self.patches):
             raise UsageError("--series makes its own kernels, one a patch: leave out --kernel and --patch")
+        if (self.kernel_image or self.vmlinux) and kernel.IMAGE not in self.kernel_names():
+            raise UsageError(f"--kernel-image is the kernel {kernel.IMAGE!r}: name it by --kernel, beside the others")
         if self.clock == "icount" and self.accel == "kvm":
             raise UsageError("--clock icount counts instructions in TCG: it cannot go with --accel kvm")
         if self.rig == "sealed" and (self.clock == "wall" or self.accel == "kvm"):
@@ -159,13 +161,13 @@ class Options:
         """Return the kernels to run, the first being the base of comparisons."""
         if self.kernels:
             return tuple(name.partition("=")[0] for name in self.kernels)
-        if self.kernel_image or self.vmlinux:
-            return (kernel.IMAGE,)
         if (series := self.patch_series) is not None:
             return (BASE, *series.kernels())
+        if self.kernel_image and not self.patches:
+            return (kernel.IMAGE,)
         return (BASE, "patch") if self.patches else (BASE, "patched")
 
     def checked_kernels(self) -> tuple[str, ...]:
         """Return the kernels whose memmaps are checked: the full tier adds other configs, unless kernels were named."""
-        named = self.kernels or self.series
+        named = self.kernels or self.series or self.kernel_image
         return self.kernel_names() + (OTHER_CONFIGS if self.tier == "full" and not named else ())
