@@ -87,7 +87,7 @@ def test_a_kernel_out_of_packages(contents: Mapping[str, str], tmp_path: Path, m
     assert (found.patches, found.build_seconds) == ((), None)
     assert found.vmlinux is not None
     assert found.vmlinux.read_bytes() == CODE
-    assert [path.name[3:-3] for path in found.modules] == list(WANTED)
+    assert [path.name for path in found.modules] == [f"{name}.ko" for name in WANTED]
     assert not (found.image.parent / "packages").exists()
 
 

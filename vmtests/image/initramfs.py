@@ -8,10 +8,8 @@ everything that its bytes depend on.
 from __future__ import annotations
 
 import functools
-import gzip
 import hashlib
 import json
-import lzma
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +81,7 @@ def build(modules: Sequence[Path] = (), *, recipe: Recipe | None = None) -> Imag
     """Return the image, made or from the cache.
 
     Args:
-        modules: kernel modules (.ko, .ko.xz, .ko.gz) that init inserts in this order.
+        modules: kernel modules, unpacked, that init inserts in this order.
         recipe: None is the project's own.
 
     Raises:
@@ -91,7 +89,7 @@ def build(modules: Sequence[Path] = (), *, recipe: Recipe | None = None) -> Imag
     """
     recipe = recipe or recipes.load()
     packages = _Packages.open(recipe.packages)
-    codes = {f"{index:02}-{path.name.partition('.ko')[0]}.ko": _module(path) for index, path in enumerate(modules)}
+    codes = {f"{index:02}-{path.name}": path.read_bytes() for index, path in enumerate(modules)}
     parts = (_FORMAT, recipe, sorted(packages.versions.items()), [(name, _sha256(codes[name])) for name in codes])
     key = _sha256(repr(parts).encode())[:16]
 
@@ -222,18 +220,6 @@ def _add_libraries(tree: Tree, files: _Files, binaries: list[Path]) -> None:
             tree.file(f"usr{folder}/{base}" if folder else f"{_LIBRARIES}/{base}", library.read_bytes(), 0o755)
             added.add(base)
             binaries.append(library)
-
-
-def _module(path: Path) -> bytes:
-    """Return a kernel module's code: the host unpacks it, since the guest is slower and its kernel may not know how."""
-    code = path.read_bytes()
-    if path.suffix == ".ko":
-        return code
-    if path.suffix == ".xz":
-        return lzma.decompress(code)
-    if path.suffix == ".gz":
-        return gzip.decompress(code)
-    raise HostFailure(f"the kernel module {path} is none of .ko, .ko.xz, .ko.gz: unpack it first")
 
 
 def _sha256(content: bytes) -> str:

@@ -29,8 +29,8 @@ _UNPACKERS: Mapping[str, Callable[[bytes], bytes]] = {
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
-def unpack(folder: Path, to: Path, wanted: Sequence[str] = WANTED) -> None:
-    """Unpack the modules that are wanted, and what they depend on, as `to`/00-NAME.ko and so on.
+def unpack(folder: Path, to: Path, wanted: Sequence[str] = WANTED) -> tuple[str, ...]:
+    """Unpack the modules that are wanted, and what they depend on, and return their files' names in order of insertion.
 
     Args:
         folder: the modules of one release, lib/modules/RELEASE.
@@ -41,9 +41,11 @@ def unpack(folder: Path, to: Path, wanted: Sequence[str] = WANTED) -> None:
         HostFailure: one is neither built in nor there.
     """
     files = {_name(path): path for path in folder.rglob("*.ko*")}
+    codes = _insertion(files, _builtin(folder), wanted)
     to.mkdir()
-    for index, (name, code) in enumerate(_insertion(files, _builtin(folder), wanted).items()):
-        (to / f"{index:02}-{name}.ko").write_bytes(code)
+    for name, code in codes.items():
+        (to / f"{name}.ko").write_bytes(code)
+    return tuple(f"{name}.ko" for name in codes)
 
 
 def _insertion(files: Mapping[str, Path], builtin: frozenset[str], wanted: Sequence[str]) -> dict[str, bytes]:

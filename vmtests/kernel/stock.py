@@ -55,6 +55,8 @@ def fetch(name: str, series: str, progress: Callable[[str], None]) -> Kernel:
         waiting=lambda: progress("another run is fetching it: waiting"),
     )
     said = json.loads((entry / "kernel.json").read_text())
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+    inserted = said.pop("modules")
     return Kernel(
         name=name,
         **said,
@@ -63,8 +65,8 @@ def fetch(name: str, series: str, progress: Callable[[str], None]) -> Kernel:
         config=entry / "config",
         patches=(),
         build_seconds=None,
-        key=hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32],
-        modules=tuple(sorted((entry / "modules").iterdir())),
+        key=key,
+        modules=tuple(entry / "modules" / file for file in inserted),
     )
 
 
@@ -84,13 +86,14 @@ def _fill(to: Path, series: str, progress: Callable[[str], None]) -> None:
     progress("unpacking")
     shutil.copy(files["image"], to / "bzImage")
     shutil.copy(files["config"], to / "config")
-    modules.unpack(files["modules"].parent, to / "modules")
+    inserted = modules.unpack(files["modules"].parent, to / "modules")
     code = extract(to / "bzImage")
     (to / "vmlinux").write_bytes(code)
     said = {
         **asdict(banner(code, package.name)),
         "config_sha256": hashlib.sha256((to / "config").read_bytes()).hexdigest(),
         "source": f"{package.name} {package.version}",
+        "modules": inserted,
     }
     (to / "kernel.json").write_text(json.dumps(said, indent=1) + "\n")
     shutil.rmtree(scratch)
