@@ -13,7 +13,7 @@ MIB, GIB = 1 << 20, 1 << 30
 KINDS = (NamespaceSpec("fsdax", "dev", size_bytes=2 * GIB), NamespaceSpec("devdax", "dev", 2 * MIB))
 
 
-def test_rebind_the_stock_kernel(run: Run, tmp_path: Path) -> None:
+def test_a_kernel_that_was_not_built_here(run: Run, tmp_path: Path) -> None:
     """Single pages and folios are right after rebinds and over poison, each bit is seen, and a dump holds the same."""
     with run.bench("stock", KINDS[0], 0, pmem_size=4 * GIB) as bench:
         for kind in KINDS:
