@@ -93,9 +93,10 @@ class Kept:
             known = f"UserKnownHostsFile={self.files / _KNOWN_HOSTS}"
             options = ["-F", "none", "-i", str(self.files / _KEY), "-o", known, "-o", "StrictHostKeyChecking=yes"]
             ways.append(shlex.join(["ssh", *options, "-p", str(self.port), "root@127.0.0.1"]))
+        if self.kernel.vmlinux is not None:
+            ways.append(f"vmtests drgn {self.name}")
         if self.kernel.vmlinux is not None and not has_only_btf(self.kernel.vmlinux):
             vmlinux = str(self.kernel.vmlinux)
-            ways.append(f"vmtests drgn {self.name}")
             ways.append(shlex.join(["drgn", "--qemu", str(self.drgn_socket), "-s", vmlinux]))
             if self.gdb_socket.exists():
                 ways.append(shlex.join(["gdb", vmlinux, "-ex", f"target remote {self.gdb_socket}"]))
