@@ -92,7 +92,7 @@ def lend(user: User, kernel: Kernel) -> None:
 def test_as_an_ordinary_user(run: Run) -> None:
     """Boot, hot-plug, namespace, rebinds and every struct page; nothing is built, and nothing is left behind."""
     kernel = run.kernel("base")
-    assert run.image.path.exists()
+    assert run.image(kernel).path.exists()
     with ordinary_user() as user:
         lend(user, kernel)
         done = user.start(

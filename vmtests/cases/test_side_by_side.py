@@ -164,8 +164,7 @@ def test_a_gate_by_the_clock_needs_the_host(run: Run, tmp_path: Path) -> None:
 @pytest.mark.full
 def test_a_snapshot_is_taken_once(run: Run, tmp_path: Path) -> None:
     """Two runs that need the same one at once: the second waits for it, and both start from it."""
-    run.kernel("base")
-    assert run.image.path.exists()
+    assert run.image(run.kernel("base")).path.exists()
     before = snapshots()
     word = f"once={time.time_ns()}"
     command = [sys.executable, "-c", RESTORE, run.accelerator.name, word]
