@@ -144,7 +144,9 @@ def test_pytest_and_tox_take_it(tmp_path: Path) -> None:
     """Every option exists, and -k selects something; files and trees of the reader's are made up."""
     patch = next((ROOT / "kernels/patches").rglob("0001*.patch"))
     tree = tmp_path / "linux"
-    tree.mkdir()
+    (tree / "arch/x86/boot").mkdir(parents=True)
+    for built in ("arch/x86/boot/bzImage", "vmlinux"):
+        (tree / built).touch()
     given = {
         "0001-mine.patch": str(patch),
         "~/linux": str(tree),
