@@ -35,19 +35,21 @@ def test_truncated_kernel_image(run: Run, tmp_path: Path, share: float) -> None:
         run.evidence.folder("base") as folder,
     ):
         fault.comes()
-        with boot(replace(kernel, image=image), run.image, run.machine(), evidence=folder):
+        with boot(replace(kernel, image=image), run.image(kernel), run.machine(), evidence=folder):
             pass
 
 
 def test_truncated_guest_image(run: Run, tmp_path: Path) -> None:
     """The kernel would unpack what there is, and panic for want of an init."""
-    image = replace(run.image, path=cut(run.image.path, tmp_path / "guest.cpio", 0.5))
+    kernel = run.kernel("base")
+    whole = run.image(kernel)
+    image = replace(whole, path=cut(whole.path, tmp_path / "guest.cpio", 0.5))
     with (
         fails(run, "the guest's image is cut to half", HostFailure, "guest's image is damaged") as fault,
         run.evidence.folder("base") as folder,
     ):
         fault.comes()
-        with boot(run.kernel("base"), image, run.machine(), evidence=folder):
+        with boot(kernel, image, run.machine(), evidence=folder):
             pass
 
 
