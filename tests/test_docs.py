@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fake_kernel
 from tests.fake_report import full
 from tests.test_cli_help import VERBS
 from vmtests.cases.doc_commands import PAGES, ROOT, Command, blocks, commands, pytest_words
@@ -140,17 +141,33 @@ for words in json.load(sys.stdin):
 """
 
 
+def made_up_trees(home: Path) -> None:
+    """Make the trees and the mbox of the pages' readers: ~/linux with its revisions, ~/linux-next, series.mbx."""
+    tree = fake_kernel.make(home / "linux")
+    (tree / "arch/x86/boot").mkdir(parents=True, exist_ok=True)
+    for built in ("arch/x86/boot/bzImage", "vmlinux"):
+        (tree / built).touch()
+    fake_kernel.commit(tree)
+    fake_kernel.git(tree, "tag", "v7.3")
+    shutil.copytree(tree, home / "linux-next")
+    fake_kernel.git(tree, "checkout", "--quiet", "-b", "my-branch")
+    (tree / "mm/mm_init.c").write_text((tree / "mm/mm_init.c").read_text() + "/* faster */\n")
+    fake_kernel.commit(tree)
+    mails = fake_kernel.git(tree, "format-patch", "--stdout", "--subject-prefix=PATCH v5", "--numbered", "v7.3")
+    (home / "series.mbx").write_text(mails)
+
+
 def test_pytest_and_tox_take_it(tmp_path: Path) -> None:
     """Every option exists, and -k selects something; files and trees of the reader's are made up."""
     patch = next((ROOT / "kernels/patches").rglob("0001*.patch"))
-    tree = tmp_path / "linux"
-    (tree / "arch/x86/boot").mkdir(parents=True)
-    for built in ("arch/x86/boot/bzImage", "vmlinux"):
-        (tree / built).touch()
+    made_up_trees(tmp_path)
     given = {
         "0001-mine.patch": str(patch),
-        "~/linux": str(tree),
-        "$HOME/linux": str(tree),
+        "0002-more.patch": str(patch),
+        "kasan.config": str(ROOT / "kernels/fragments/kasan.config"),
+        "~/my.config": str(ROOT / "kernels/fragments/base.config"),
+        "v5_20261101_me_template.mbx": str(tmp_path / "series.mbx"),
+        "$HOME": str(tmp_path),
         "results.xml": str(tmp_path / "results.xml"),
         "~": str(tmp_path),
     }
@@ -166,7 +183,7 @@ def test_pytest_and_tox_take_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", COLLECT],
         cwd=ROOT,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")},
         input=json.dumps(jobs),
         capture_output=True,
         text=True,
