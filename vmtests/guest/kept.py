@@ -28,7 +28,7 @@ from vmtests.guest.death import Death
 from vmtests.guest.keys import Keys, openssh_public
 from vmtests.guest.launch import PID_FILE, Launched
 from vmtests.guest.log import CappedLog
-from vmtests.guest.monitor import Monitor
+from vmtests.guest.monitor import Monitor, require_free
 from vmtests.guest.workspace import Workspace
 from vmtests.kernel import Kernel
 from vmtests.kernel.vmlinux import has_only_btf
@@ -39,8 +39,6 @@ _KEY, _KNOWN_HOSTS = "client-key", "known-hosts"
 
 #: How long a kept guest may take to end.
 END_SECONDS = 10.0
-#: How long QEMU may take to greet on a monitor that nobody else is connected to.
-GREETING_SECONDS = 5.0
 
 # The guests that we have kept ourselves, and what would have ended them.
 _ours: dict[str, ExitStack] = {}
@@ -121,25 +119,11 @@ class Kept:
             HostFailure: it has ended, or somebody else is connected, to this monitor or to drgn's.
         """
         for path in (self.drgn_socket, self.qmp_socket):
-            self._require_free(path)
+            require_free(path)
         with socket.socket(socket.AF_UNIX) as connection, CappedLog(Path(os.devnull)) as log:
             connection.connect(str(self.qmp_socket))
             with Monitor(connection, log, Death()) as monitor:
                 yield monitor
-
-    def _require_free(self, monitor: Path) -> None:
-        """See that nobody is connected to a monitor: it serves one at a time, and the next would wait for ever."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(GREETING_SECONDS)
-            try:
-                connection.connect(str(monitor))
-                connection.recv(1)
-            except TimeoutError:
-                raise HostFailure(
-                    f"somebody else looks into {self.name} ({monitor} is taken): leave drgn there first"
-                ) from None
-            except OSError as error:
-                raise HostFailure(f"{self.name} has no monitor any more ({error.strerror}): it has ended") from error
 
 
 def begin(launched: Launched, kernel: Kernel, keys: Keys, *, left: bool) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 #: QEMU answers most commands in milliseconds; a busy host may take longer.
 SECONDS = 30.0
+#: How soon it greets who has just connected.
+GREETING_SECONDS = 5.0
 #: Events kept for those who ask for one after it came.
 EVENTS = 1024
 
@@ -40,6 +43,24 @@ class MonitorError(HostFailure):
             evidence=death.evidence,
         )
         self.reason = reason
+
+
+def require_free(monitor: Path) -> None:
+    """See that nobody is connected to a guest's monitor: it serves one at a time, and the next would wait for ever.
+
+    Raises:
+        HostFailure: somebody is, or the guest has ended.
+    """
+    name = monitor.parent.name
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(GREETING_SECONDS)
+        try:
+            connection.connect(str(monitor))
+            connection.recv(1)
+        except TimeoutError:
+            raise HostFailure(f"somebody else looks into {name} ({monitor} is taken): leave drgn there first") from None
+        except OSError as error:
+            raise HostFailure(f"{name} has no monitor any more ({error.strerror}): it has ended") from error
 
 
 class _Client(QMPClient):

@@ -6,6 +6,7 @@ The kernel is that of a running guest, or of a dump of one.
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import drgn
 
 from vmtests.errors import HostFailure
+from vmtests.guest.monitor import require_free
 from vmtests.memmap import debuginfo, pgmap
 from vmtests.memmap.expected import Facts
 from vmtests.memmap.layout import PAGE_SHIFT, PAGE_SIZE, PageLayout
@@ -188,11 +190,13 @@ def attached(guest: Attachable) -> Iterator[drgn.Program]:
     """Yield drgn's view of the guest, which may run or be dead; keep no reference to it.
 
     Raises:
-        HostFailure: the kernel's debug info is missing, or of another build than the kernel that runs.
+        HostFailure: the kernel's debug info is missing, or of another build than the kernel that runs; or somebody else
+            looks into the guest.
     """
     kernel = guest.kernel
     if kernel.vmlinux is None:
         raise HostFailure(f"kernel {kernel.name} has no vmlinux with debug info: its memory cannot be looked into")
+    require_free(guest.drgn_socket)  # drgn would wait for ever
     program = drgn.Program()
     try:
         try:
@@ -201,6 +205,9 @@ def attached(guest: Attachable) -> Iterator[drgn.Program]:
             raise HostFailure(f"drgn cannot attach to {guest.drgn_socket}: {error}") from error
         load(program, kernel.vmlinux, vmcoreinfo(program))
         yield program
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # whoever keeps the error would keep the program
+        raise
     finally:
         # The monitor serves one client, and drgn leaves it only with the last reference to its program.
         del program
