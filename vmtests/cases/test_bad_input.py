@@ -19,7 +19,7 @@ def test_debug_info_of_another_build(run: Run, patched_name: str) -> None:
     with run.guest(base, 0) as guest:
         wrong = replace(guest, kernel=replace(guest.kernel, vmlinux=other.vmlinux))
         with (
-            pytest.raises(HostFailure, match=r"not the debug info of the kernel that runs \(build id [0-9a-f]{40}\)"),
+            pytest.raises(HostFailure, match=r"is not of the kernel that runs \(build id [0-9a-f]{40}\)"),
             Oracle.attach(wrong),
         ):
             pass
