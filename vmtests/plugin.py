@@ -19,7 +19,7 @@ import pytest
 
 from vmtests import errors
 from vmtests.errors import ExitCode, UsageError, VmtestsError
-from vmtests.run import plan, workers
+from vmtests.run import interrupts, plan, workers
 from vmtests.run.options import Options, parse_duration, parse_percent, parse_size, whole_number
 
 if TYPE_CHECKING:
@@ -220,9 +220,9 @@ def pytest_configure(config: pytest.Config) -> None:
         _control(config, options)
     config.stash[_OPTIONS] = options
 
-    interrupts = _Interrupts(config)
-    config.pluginmanager.register(interrupts)
-    signal.signal(signal.SIGTERM, interrupts.terminate)
+    told_apart = _Interrupts(config)
+    config.pluginmanager.register(told_apart)
+    signal.signal(signal.SIGTERM, told_apart.terminate)
 
 
 def _control(config: pytest.Config, options: Options) -> None:
@@ -321,7 +321,8 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     has_junit = config.pluginmanager.hasplugin("junitxml") and not hasattr(config, "workerinput")
     note = request.getfixturevalue("record_testsuite_property") if has_junit else None
     config.pluginmanager.register(_Figures(this, note))
-    yield this
+    with interrupts.only_the_first():
+        yield this
     this.close()
 
 
