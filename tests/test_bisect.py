@@ -92,7 +92,7 @@ def test_the_first_bad_commit(tree: Path, first: int) -> None:
     assert not (state.folder / "clone").exists()
     assert all((state.folder / step.record).is_dir() for step in state.steps)
     log = state.log.read_text()
-    assert f"# step: {commits[first][:12]} all: 12,345 mismatches: bad" in log or first == 7
+    assert f"# step: {commits[first][:12]} all: 12,345 wrong: bad" in log or first == 7
     assert replayed(tree, state.log) == commits[first]
 
 
@@ -102,7 +102,13 @@ def test_counts_are_halved_between_the_ends(tree: Path) -> None:
     assert find(tree, commits, "instructions").step.commit == commits[4]
     assert find(tree, list(commits[:4]), "instructions", to="other").step.commit == commits[3]
     log = (tree.parent / "record/bisect.log").read_text()
-    assert "# the bad side begins at 34.25 instructions/page" in log
+    assert "# good is more than 34.25 instructions/page" in log
+
+
+def test_one_wrong_page_is_a_wrong_memmap(tree: Path) -> None:
+    commits = history(tree, [0, 0, 1, 1, 12345, 12345])
+    assert find(tree, commits).step.commit == commits[2]
+    assert "# bad is more than 0 wrong\n" in (tree.parent / "record/bisect.log").read_text()
 
 
 def test_neighbours_need_no_step(tree: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_compile_error_is_quoted_and_its_log_is_kept(tree: Path) -> None:
 
 
 def test_a_lost_config_line_is_named(tree: Path) -> None:
-    with pytest.raises(HostFailure) as failure:
+    with pytest.raises(kernel.BuildFailure) as failure:
         kernel.build(recipe_of(tree, fragment="CONFIG_NEEDY=y\n"))
     assert "drops 1 of the 1 config lines that are asked for" in failure.value.message
     assert "base.config:1): it is not set; Kconfig:10: depends on (NUMA && ABSENT)" in failure.value.message

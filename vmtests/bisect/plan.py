@@ -18,7 +18,7 @@ from vmtests.run.options import Options
 METRICS = ("memmap", "instructions", "time")
 
 #: The unit of the metric "memmap".
-MISMATCHES = "mismatches"
+MISMATCHES = "wrong"
 
 #: What the kernels of a search are called in its records.
 KERNEL = "bisect"
@@ -143,7 +143,8 @@ class State:
 
     folder: Path
     plan: Plan
-    # Half-way between the ends' values; from here on a value is the bad end's. None until both are known.
+    # What is more is of the end with the greater value: half-way between the ends, or 0 wrong struct pages. None until
+    # both are known.
     threshold: float | None = None
     # Whether the bad end's value is the greater one.
     rises: bool = True

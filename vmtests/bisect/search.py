@@ -143,10 +143,12 @@ def _measure_ends(state: State, look: _Look) -> None:
     assert bad.value is not None
     if reason := _alike(plan, at_good, at_bad):
         raise NoVerdict(f"the ends do not differ, so there is nothing to look for: {reason}")
-    state.threshold, state.rises = (good.value + bad.value) / 2, bad.value > good.value
+    # One wrong page is a wrong memmap, however many the bad end has.
+    state.threshold = 0.0 if plan.metric == "memmap" else (good.value + bad.value) / 2
+    state.rises = bad.value > good.value
     state.save()
     state.note(
-        f"# the bad side begins at {figure(state.threshold, good.unit)}",
+        f"# {'bad' if state.rises else 'good'} is more than {figure(state.threshold, good.unit)}",
         "git bisect start",
         f"git bisect bad {plan.bad}",
         f"git bisect good {plan.good}",

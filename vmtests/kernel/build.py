@@ -25,7 +25,7 @@ from vmtests.kernel import config as kconfig
 from vmtests.kernel import own, patches, source, stock
 from vmtests.kernel.config import Request
 from vmtests.kernel.kernel import Kernel
-from vmtests.kernel.make import Make, Toolchain
+from vmtests.kernel.make import BuildFailure, Make, Toolchain
 from vmtests.kernel.patches import Patch
 from vmtests.kernel.recipe import Recipe
 from vmtests.kernel.source import DEBIAN, Source
@@ -164,7 +164,7 @@ class _Plan:
         path = cache.entry("configs", key, fill) / "config"
         lost = [] if self.is_base else kconfig.lost(self.request, path)
         if lost:
-            raise HostFailure(
+            raise BuildFailure(
                 f"kernel {self.recipe.name}: {self.source.title} drops {len(lost)} of the {len(self.request.checked)}"
                 f" config lines that are asked for:\n{kconfig.explain(lost, path, self.source.tree(self.tell))}",
                 evidence=[path],

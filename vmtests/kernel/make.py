@@ -33,7 +33,7 @@ _HOST = re.compile(r"No space left|Killed|Cannot allocate memory")
 
 
 class BuildFailure(HostFailure):
-    """The source does not build: the compiler, the linker or make itself says so."""
+    """The source does not build, or not with the config that is asked for."""
 
 
 @dataclass(frozen=True)
