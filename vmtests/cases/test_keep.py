@@ -21,6 +21,8 @@ COMMAND = [
 ]
 
 VMTESTS = (sys.executable, "-m", "vmtests.cli")
+#: That of this environment, be it in PATH or not.
+DRGN = (sys.executable, "-m", "drgn")
 
 
 @contextmanager
@@ -44,7 +46,9 @@ def test_keep(run: Run, tmp_path: Path) -> None:
     run.kernel("base")
     with left_by_a_run(tmp_path / "out") as (guest, ways):
         assert output([*ways["ssh"], "uname -r"]) == guest.kernel.release
-        assert guest.kernel.release in output([*ways["drgn"], "-q", "-e", 'print(prog["init_uts_ns"].name.release)'])
+        assert guest.kernel.release in output(
+            [*DRGN, *ways["drgn"][1:], "-q", "-e", 'print(prog["init_uts_ns"].name.release)']
+        )
         if shutil.which("gdb"):
             # It stops the guest for as long as it is attached.
             assert "rip" in output([*ways["gdb"], "-batch", "-ex", "info registers rip", "-ex", "detach"])
