@@ -7,6 +7,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -19,6 +21,8 @@ from vmtests.image import Image
 from vmtests.kernel import Kernel
 from vmtests.pmem import Namespace, NamespaceSpec, Nvdimm, Prepared, Region
 from vmtests.record import BindEntry
+from vmtests.run.run import Run
+from vmtests.run.sealed import SealedBench
 from vmtests.timing import rig, sealed
 from vmtests.timing.rebind import Bind
 
@@ -233,3 +237,11 @@ def test_a_broken_rig(one: list[int], other: list[int], kind: str, trouble: str 
 def test_times_say_nothing_of_the_rig() -> None:
     timed = [dataclasses.replace(bind, clock="wall") for bind in _boots([9, 5], [9, 50])]
     assert rig.check(timed) == ()
+
+
+def test_a_kernel_with_modules_is_refused() -> None:
+    """Before anything starts."""
+    kernel = SimpleNamespace(name="stock", modules=(Path("nd_pmem.ko"),))
+    run = SimpleNamespace(kernel=lambda _: kernel)
+    with pytest.raises(UsageError, match="--rig sealed with kernel stock: it needs modules.* Use --rig ssh"):
+        SealedBench(cast(Run, run), "stock", NamespaceSpec(), 0).rebind(1)

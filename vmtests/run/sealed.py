@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmtests import cache
-from vmtests.errors import HostFailure
+from vmtests.errors import HostFailure, UsageError
 from vmtests.memmap import open_vmlinux, pgmap_offsets
 from vmtests.pmem import BackingFile, NamespaceSpec, Nvdimm, Prepared, create_namespace, plug
 from vmtests.record import GuestEntry, NamespaceEntry
@@ -51,6 +51,11 @@ class SealedBench:
     def rebind(self, times: int) -> tuple[Bind, ...]:
         """Boot, bind `times` times after the first bind, which is no sample here, and return these binds."""
         run, built = self.run, self.run.kernel(self.kernel)
+        if built.modules:
+            raise UsageError(
+                f"--rig sealed with kernel {built.name}: it needs modules, and its counts there are not those of the "
+                "other rig for a reason that nobody knows. Use --rig ssh"
+            )
         run.announce(self.spec)
         prepared = self._prepared()
         if built.vmlinux is None:
