@@ -11,7 +11,6 @@ import pytest
 
 from vmtests import cache
 from vmtests.cli import main
-from vmtests.cli.clean import choose
 from vmtests.errors import ExitCode
 
 USER = """
@@ -88,7 +87,7 @@ def test_choice() -> None:
     total = sum(entry.size_bytes for entry in entries)
 
     def chosen(age: float | None, size: int | None) -> list[str]:
-        return [entry.path.name for entry in choose(entries, now, age, size)]
+        return [entry.path.name for entry in cache.choose(entries, now, age, size)]
 
     assert chosen(1500, None) == ["3", "2"]
     assert chosen(None, total - 1) == ["3"]

@@ -12,10 +12,7 @@ from vmtests.cases.history_repo import Change
 from vmtests.errors import HostFailure
 from vmtests.kernel.git import git
 
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ CONFIG = "".join(f"{option}=y\n" for option in _BUILT_IN)
 BUILD_ID, OTHER = "ab" * 20, "cd" * 20
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def built(folder: Path, *, inside: str = BUILD_ID, config: str | None = CONFIG, section: str = ".BTF") -> kernel.Recipe:

@@ -12,10 +12,7 @@ from vmtests.kernel.git import git
 from vmtests.nightly import disk, trees
 from vmtests.nightly.config import Tree
 
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture
@@ -99,7 +96,7 @@ def test_the_disk_budget(tmp_path: Path) -> None:
     cache.entry("kernels", "used", fill)
     nights = [night(tmp_path / "nights", name) for name in ("1", "2", "3")]
     said: list[str] = []
-    size = disk.bytes_of(nights[0])
+    size = cache.bytes_of(nights[0])
     disk.keep_to(4 * size, nights, said.append)
     assert all(place.exists() for place in nights)
     disk.keep_to(2 * size, nights, said.append)

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +137,26 @@ def entries() -> list[Entry]:
         # Whatever else is in the cache has no lock beside it.
         if path.is_dir() and not path.is_symlink() and path.with_name(f".{path.name}.lock").exists():
             with suppress(FileNotFoundError):  # it is just being freed
-                found.append(Entry(path, _bytes(path), path.stat().st_mtime, in_use=not alone(path)))
+                found.append(Entry(path, bytes_of(path), path.stat().st_mtime, in_use=not alone(path)))
     return sorted(found, key=lambda entry: -entry.used)
+
+
+def bytes_of(folder: Path) -> int:
+    """Return the bytes on the disk that a folder takes: of a file that several share by hard links, its part."""
+    files = ((Path(place) / name).lstat() for place, _, names in os.walk(folder) for name in names)
+    return sum(status.st_blocks * 512 // status.st_nlink for status in files)
+
+
+def choose(entries: Sequence[Entry], now: float, age: float | None, size: int | None) -> list[Entry]:
+    """Return the entries to free: those not used for `age` seconds, and the oldest until `size` bytes are left."""
+    chosen = []
+    left = sum(entry.size_bytes for entry in entries)
+    for entry in sorted(entries, key=lambda entry: entry.used):
+        old = age is not None and now - entry.used >= age
+        if not entry.in_use and (old or (size is not None and left > size)):
+            chosen.append(entry)
+            left -= entry.size_bytes
+    return chosen
 
 
 def free(entry: Entry) -> bool:
@@ -185,12 +203,6 @@ def alone(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-def _bytes(folder: Path) -> int:
-    """Return the bytes on the disk that a folder takes: of a file that several share by hard links, its part."""
-    files = ((Path(place) / name).lstat() for place, _, names in os.walk(folder) for name in names)
-    return sum(status.st_blocks * 512 // status.st_nlink for status in files)
 
 
 def _make(path: Path, make: Callable[[Path], None], waiting: Callable[[], None] | None) -> None:

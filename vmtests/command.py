@@ -22,6 +22,11 @@ def require(program: str, *, package: str | None = None) -> str:
     return found
 
 
+def tied(death: str, argv: Sequence[str]) -> list[str]:
+    """Return the command that gets the signal `death`, such as "TERM", when the thread that starts it ends."""
+    return [require("setpriv", package="util-linux"), "--pdeathsig", death, "--", *argv]
+
+
 def run(
     argv: Sequence[str | Path],
     *,

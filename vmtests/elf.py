@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from vmtests.errors import HostFailure
 
@@ -83,11 +84,8 @@ def sections(file: Path) -> frozenset[str]:
         with file.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             fields = _header(file, handle.read(START))
-            offset, count, names = fields[5], fields[11], fields[12]
-            table = os.pread(handle.fileno(), count * _SECTION.size, offset)
-            if len(table) < count * _SECTION.size:
-                raise _cut(file, size, offset + count * _SECTION.size)
-            headers = list(_SECTION.iter_unpack(table))
+            names = fields[12]
+            headers = _table(file, handle, size, fields[5], fields[11], _SECTION)
             strings = os.pread(handle.fileno(), headers[names][5], headers[names][4]) if headers else b""
     except OSError as error:
         raise HostFailure(f"{file} cannot be read: {error.strerror}") from error
@@ -107,10 +105,7 @@ def front(file: Path) -> Front:
             offset, entry, count = fields[4], fields[8], fields[9]
             if entry != PROGRAM.size:
                 raise HostFailure(f"{file} has program headers of {entry} bytes, not {PROGRAM.size}: it is damaged")
-            table = os.pread(handle.fileno(), count * entry, offset)
-            if len(table) < count * entry:
-                raise _cut(file, size, offset + count * entry)
-            programs = list(PROGRAM.iter_unpack(table))
+            programs = _table(file, handle, size, offset, count, PROGRAM)
             needed = max((one[2] + one[5] for one in programs), default=0)
             if size < needed:
                 raise _cut(file, size, needed)
@@ -121,6 +116,16 @@ def front(file: Path) -> Front:
     except OSError as error:
         raise HostFailure(f"{file} cannot be read: {error.strerror}") from error
     return Front(fields[0], fields[1], tuple(programs), tuple(notes))
+
+
+def _table(
+    file: Path, handle: BinaryIO, size: int, offset: int, count: int, entry: struct.Struct
+) -> list[tuple[int, ...]]:
+    """Return the entries of a table of headers; HostFailure if the file, of `size` bytes, ends in it."""
+    table = os.pread(handle.fileno(), count * entry.size, offset)
+    if len(table) < count * entry.size:
+        raise _cut(file, size, offset + count * entry.size)
+    return list(entry.iter_unpack(table))
 
 
 def _header(file: Path, data: bytes) -> Sequence[int]:

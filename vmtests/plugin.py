@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import pytest
@@ -33,7 +31,7 @@ _OPTIONS = pytest.StashKey[Options]()
 _CODES = pytest.StashKey[list[ExitCode]]()
 _LEFT_OUT = pytest.StashKey[int]()
 _NOT_NEEDED = pytest.StashKey[int]()
-_INTERRUPTED = pytest.StashKey[ExitCode]()
+_INTERRUPTED = pytest.StashKey[interrupts.ToldApart]()
 
 #: The fixture of a boot of the plan, for each rig.
 _RIGS = {"ssh": "bench", "sealed": "sealed"}
@@ -168,23 +166,6 @@ class _Figures:
                 self._note(name, value)
 
 
-class _Interrupts:
-    """Tells Ctrl-C from SIGTERM, and both from pytest's other interruptions."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._stash = config.stash
-
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        # Not pytest's own Session.Interrupted, which it calls so when modules cannot be collected.
-        if type(excinfo.value) is KeyboardInterrupt:
-            self._stash.setdefault(_INTERRUPTED, ExitCode.INTERRUPTED)
-
-    def terminate(self, _signal: int, _frame: FrameType | None) -> None:
-        """Unwind on SIGTERM as on Ctrl-C."""
-        self._stash[_INTERRUPTED] = ExitCode.TERMINATED
-        raise KeyboardInterrupt("SIGTERM")
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | pytest.ExitCode, int | pytest.ExitCode]:
     """Check what was typed before anything starts; a usage error ends with our exit code, whoever finds it."""
@@ -220,9 +201,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _control(config, options)
     config.stash[_OPTIONS] = options
 
-    told_apart = _Interrupts(config)
-    config.pluginmanager.register(told_apart)
-    signal.signal(signal.SIGTERM, told_apart.terminate)
+    config.stash[_INTERRUPTED] = interrupts.ToldApart()
+    config.pluginmanager.register(config.stash[_INTERRUPTED])
 
 
 def _control(config: pytest.Config, options: Options) -> None:
@@ -382,8 +362,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         workers.report(config.workeroutput, codes, config.stash.get(_LEFT_OUT, 0), run)
         return
     code: int = exitstatus
-    if _INTERRUPTED in config.stash:
-        code = config.stash[_INTERRUPTED]
+    if (interrupted := config.stash[_INTERRUPTED].code) is not None:
+        code = interrupted
     elif exitstatus == pytest.ExitCode.INTERRUPTED:
         code = ExitCode.BUG
     elif exitstatus in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):

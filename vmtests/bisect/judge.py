@@ -16,12 +16,12 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 
 from vmtests.bisect.plan import Measure, Measured, State, Step
-from vmtests.errors import ExitCode, VmtestsError
+from vmtests.errors import VmtestsError
 from vmtests.kernel.git import git
 from vmtests.report.progress import Progress
+from vmtests.run.interrupts import unwind_on_sigterm
 
 GOOD, BAD, CANNOT_TEST = 0, 1, 125
 ABORT = 128
@@ -69,7 +69,7 @@ def step(
 def main(arguments: list[str], measure: Measure) -> int:
     """Judge one commit by what `measure` sees of it."""
     _end_with(socket.socket(fileno=int(arguments[1])))
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     state, repository = State.load(Path(arguments[0])), Path.cwd()
     try:
         commit = git("rev-parse", "BISECT_HEAD", cwd=repository).stdout.strip()
@@ -82,10 +82,6 @@ def main(arguments: list[str], measure: Measure) -> int:
     status = judge(state, made.value)
     state.note(f"git bisect {WORDS[status]} {commit}")
     return status
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(int(ExitCode.TERMINATED))
 
 
 def _end_with(lifeline: socket.socket) -> None:

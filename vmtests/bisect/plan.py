@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from vmtests import files
 from vmtests.errors import UsageError
 from vmtests.record import BindEntry
 from vmtests.report import words
@@ -165,9 +165,7 @@ class State:
 
     def save(self) -> None:
         """Write the file."""
-        temporary = self.path.with_name(f".bisect.json.{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        files.replace(self.path, json.dumps(self.to_json(), indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""

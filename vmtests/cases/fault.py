@@ -94,7 +94,4 @@ def keep(run: Run, what: str, verdict: str, seconds: float | None, said: str) ->
     said = re.sub(r"^running `.*?` in the guest: ", "", said.splitlines()[0])
     row = f"{what:<58} {verdict:<13} {took:>7}  {said[:100]}"
     run.progress.say(f"  {row}")
-    path = run.record.folder / "faults.txt"
-    with path.open("a") as file:
-        file.write(f"{row}\n")
-    run.record.add_evidence("faults", path)
+    run.record.add_line("faults", row)

@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from vmtests import errors
 from vmtests.cli import bisect, boot, clean, compare, crash, drgn, history, host, image, kernel, memmap, report, vmcore
 from vmtests.errors import ExitCode, VmtestsError
+from vmtests.run.interrupts import unwind_on_sigterm
 
 _EXAMPLES = """\
 examples:
@@ -53,14 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(int(ExitCode.TERMINATED))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     try:
         code = int(arguments.act(arguments))
         sys.stdout.flush()

@@ -70,7 +70,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     with doing("looking at the cache"):
         found = cache.entries()
     if choosing:
-        chosen = choose(found, time.time(), age, size)
+        chosen = cache.choose(found, time.time(), age, size)
         found = [entry for entry in chosen if not arguments.yes or cache.free(entry)]
     if arguments.json:
         print(json.dumps(_state(removed, ending, found, freed=arguments.yes), indent=1))
@@ -118,18 +118,6 @@ def _show(found: Sequence[Entry]) -> None:
         print("no guest was left\n")
     _print(found)
     print(f"{_sum(found)} in {cache.root()}; see `vmtests clean --help`")
-
-
-def choose(entries: Sequence[Entry], now: float, age: float | None, size: int | None) -> list[Entry]:
-    """Return the entries to free: those not used for `age` seconds, and the oldest until `size` bytes are left."""
-    chosen = []
-    left = sum(entry.size_bytes for entry in entries)
-    for entry in sorted(entries, key=lambda entry: entry.used):
-        old = age is not None and now - entry.used >= age
-        if not entry.in_use and (old or (size is not None and left > size)):
-            chosen.append(entry)
-            left -= entry.size_bytes
-    return chosen
 
 
 def _print(entries: Sequence[Entry]) -> None:

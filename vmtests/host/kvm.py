@@ -21,8 +21,8 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmtests import cache
-from vmtests.command import require
+from vmtests import cache, files
+from vmtests.command import tied
 from vmtests.cpio import Tree
 from vmtests.errors import HostFailure, UsageError
 from vmtests.host import facts
@@ -150,9 +150,7 @@ def _proof(qemu: Qemu, kernel_image: Path | None, initrd: Path | None, cpu_model
             initrd.write_bytes(smallest_initramfs())
         proof = prove(qemu, kernel_image, initrd, cpu_model=cpu_model, seconds=seconds)
     kept.parent.mkdir(exist_ok=True)
-    new = kept.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(dataclasses.asdict(proof), indent=1))
-    new.replace(kept)
+    files.replace(kept, json.dumps(dataclasses.asdict(proof), indent=1))
     return proof
 
 
@@ -200,9 +198,8 @@ class _Boot:
 
 def _boot(qemu: Qemu, kernel_image: Path, initrd: Path, accelerator: str, cpu_model: str, seconds: float) -> _Boot:
     """Wait for the kernel's init, KVM's own word that it has failed, QEMU's end, or the deadline."""
-    argv = [
-        # Not to be left behind, whatever becomes of us.
-        require("setpriv", package="util-linux"), "--pdeathsig", "KILL", "--",
+    # Not to be left behind, whatever becomes of us.
+    argv = tied("KILL", [
         str(qemu.path),
         "-accel", accelerator,
         "-machine", "q35",
@@ -216,7 +213,7 @@ def _boot(qemu: Qemu, kernel_image: Path, initrd: Path, accelerator: str, cpu_mo
         "-kernel", str(kernel_image),
         "-initrd", str(initrd),
         "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 nokaslr",
-    ]  # fmt: skip
+    ])  # fmt: skip
     last: deque[str] = deque(maxlen=30)
     start = time.monotonic()
     with subprocess.Popen(

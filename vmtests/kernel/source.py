@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vmtests import cache
+from vmtests import cache, files
 from vmtests.command import require, run
 from vmtests.debian import NEWER_SUITES, Archive, Package, unpack
 from vmtests.errors import HostFailure, UsageError
@@ -140,9 +140,7 @@ def _debian(series: str) -> Source:
         require("xz", package="xz-utils")
         run(["tar", "--extract", "--file", tarball, "--directory", to, "--strip-components=1"], seconds=1800)
         shutil.rmtree(scratch)
-        temporary = kept.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(package)))
-        temporary.replace(kept)
+        files.replace(kept, json.dumps(asdict(package)))
 
     return Source(
         title=f"{package.name} {package.version}",
@@ -237,9 +235,7 @@ def _plain_tree(folder: Path, progress: Callable[[str], None] | None) -> Source:
             progress(f"copying {folder}")
         memory.parent.mkdir(exist_ok=True)
         content = _content(cache.entry("sources", name, fill))
-        temporary = memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(content)
-        temporary.replace(memory)
+        files.replace(memory, content)
     content = memory.read_text()
     return Source(title=f"{folder} @ content {content[:12]}", identity=f"content {content}", name=name, unpack=fill)
 

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import lzma
 import re
-import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,7 @@ from backports import zstd
 
 from vmtests.elf import sections
 from vmtests.errors import HostFailure
-
-# Documentation/arch/x86/boot.rst: where the header of a bzImage has the number of 512-byte sectors before the code, its
-# magic word, and offset and length of the compressed vmlinux in the code.
-_SECTORS, _MAGIC, _PAYLOAD = 0x1F1, 0x202, 0x248
+from vmtests.kernel import bzimage
 
 
 class _Unpacker(Protocol):
@@ -68,11 +64,9 @@ def extract(image: Path) -> bytes:
         data = image.read_bytes()
     except OSError as error:
         raise HostFailure(f"{image} cannot be read: {error.strerror}") from error
-    if data[_MAGIC : _MAGIC + 4] != b"HdrS":
+    payload = bzimage.payload(data)
+    if payload is None:
         raise HostFailure(f"{image} is no bzImage: give a build's arch/x86/boot/bzImage, or a package's vmlinuz")
-    offset, length = struct.unpack_from("<II", data, _PAYLOAD)
-    start = (1 + (data[_SECTORS] or 4)) * 512 + offset
-    payload = data[start : start + length]
     if payload.startswith(b"\x7fELF"):
         return payload
     for magic, unpacker in _UNPACKERS.items():

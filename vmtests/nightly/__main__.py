@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from vmtests.errors import ExitCode, VmtestsError
 from vmtests.nightly.job import run_night
+from vmtests.run.interrupts import unwind_on_sigterm
 
 _EPILOG = """\
 What it prints is the mail: one line on a quiet night. What goes on meanwhile goes to stderr. A night that was killed is
 gone on with by the next call, until its deadline. See docs/nightly.md.
 """
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(int(ExitCode.TERMINATED))
 
 
 def main(argv: Sequence[str] | None = None, *, default: Path | None = None) -> int:
@@ -29,7 +24,7 @@ def main(argv: Sequence[str] | None = None, *, default: Path | None = None) -> i
     parser.add_argument("matrix", nargs="?" if default else None, type=Path, default=default, metavar="FILE")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="where nights and history are kept")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     try:
         return run_night(arguments.matrix, arguments.results.resolve())
     except VmtestsError as error:

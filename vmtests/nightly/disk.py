@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from vmtests import cache
-from vmtests.cli.clean import choose
 from vmtests.errors import HostFailure
 from vmtests.report import words
 
@@ -28,14 +26,14 @@ def keep_to(budget: int, folders: list[Path], tell: Callable[[str], None]) -> No
         return  # without a look at hundreds of thousands of files
     entries = cache.entries()
     cached = sum(entry.size_bytes for entry in entries)
-    sizes = [bytes_of(folder) for folder in folders]
+    sizes = [cache.bytes_of(folder) for folder in folders]
     for folder, size in zip(folders, sizes, strict=True):
         if cached + sum(sizes) <= budget:
             return
         tell(f"the disk budget is {words.size_about(budget)}: removing {folder.name}, {words.size_about(size)}")
         shutil.rmtree(folder, ignore_errors=True)
         sizes = sizes[1:]
-    for entry in choose(entries, 0.0, None, budget):
+    for entry in cache.choose(entries, 0.0, None, budget):
         if cache.free(entry):
             tell(f"the disk budget is {words.size_about(budget)}: freed {entry.kind}/{entry.path.name}")
             cached -= entry.size_bytes
@@ -50,9 +48,3 @@ def _used(paths: list[Path]) -> int:
     """Return what all that is on the file systems of these folders takes: they cannot take more."""
     devices = {path.stat().st_dev: path for path in paths}
     return sum(shutil.disk_usage(path).used for path in devices.values())
-
-
-def bytes_of(folder: Path) -> int:
-    """Return the bytes on the disk that a folder takes."""
-    places = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
-    return sum(path.lstat().st_blocks * 512 for path in places)

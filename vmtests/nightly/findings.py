@@ -158,11 +158,9 @@ def changes(
 
 def _figure(alert: SeriesAlert) -> str:
     change, key = alert.change, alert.series.key
-    counted = key["clock"] == "icount"
-    word = (("fewer", "more") if counted else ("faster", "slower"))[change.size > 0]
     what = f"{key['namespace']} {'rebinds' if key['metric'] == 'rebind' else 'first bind'}"
     figure = f"{change.size * 100:+.2f} %, {change.old:.4f} -> {change.new:.4f} {alert.series.unit}"
-    return f"{what}: {word}, {figure}"
+    return f"{what}: {alert.word}, {figure}"
 
 
 def _reproduce(alert: SeriesAlert, cells: Sequence[Cell], before: str) -> str:

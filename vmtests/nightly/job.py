@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vmtests import cache, errors, record
-from vmtests.command import require, run
+from vmtests.command import run, tied
 from vmtests.errors import ExitCode, HostFailure, UsageError
 from vmtests.nightly import alerts, config, disk, findings, mail, memory, outcome, pages
 from vmtests.nightly import gate as gates
@@ -58,10 +58,15 @@ def _say(text: str) -> None:
 
 def _run_cells(night: Night) -> None:
     """Run avocado in a process of its own, which ends when we do; nothing depends on how it ends."""
-    command = [sys.executable, "-m", "vmtests.nightly.suite", str(night.folder)]
-    tied = [require("setpriv", package="util-linux"), "--pdeathsig", "TERM", "--", *command]
+    command = tied("TERM", [sys.executable, "-m", "vmtests.nightly.suite", str(night.folder)])
     try:
-        run(tied, seconds=night.seconds_left + _GRACE, log=night.folder / "avocado.txt", line=_say, check=False)
+        run(
+            command,
+            seconds=night.seconds_left + _GRACE,
+            log=night.folder / "avocado.txt",
+            line=_say,
+            check=False,
+        )
     except HostFailure as error:
         _say(str(error))
 

@@ -27,7 +27,7 @@ from avocado.core.nrunner.runner import BaseRunner
 from avocado.core.utils.messages import FileMessage, FinishedMessage, StartedMessage
 
 from vmtests import cache
-from vmtests.command import require
+from vmtests.command import tied
 from vmtests.nightly import outcome
 from vmtests.nightly.outcome import RECORD, Ignored, Outcome
 
@@ -100,10 +100,9 @@ def _room() -> Iterator[Path]:
 @contextmanager
 def _running(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command that ends when we do; what is left of it in the end is told to end, then killed."""
-    tied = [require("setpriv", package="util-linux"), "--pdeathsig", "TERM", "--", *argv]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            tied, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            tied("TERM", argv), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         yield process

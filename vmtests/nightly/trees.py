@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vmtests import cache, kernel
 from vmtests.errors import HostFailure, UsageError
+from vmtests.kernel.commits import commit_of
 from vmtests.kernel.git import git
 from vmtests.nightly.config import Tree
 
@@ -52,11 +53,10 @@ def resolve(tree: Tree) -> Resolved:
     assert folder is not None
     if not folder.is_dir():
         raise UsageError(f"tree {tree.name}: there is no folder {folder}")
-    words = ["--verify", "--quiet", "--end-of-options", f"{_ref(tree)}^{{commit}}"]
-    found = git("rev-parse", *words, cwd=folder, check=False)
-    if found.returncode != 0:
+    commit = commit_of(folder, _ref(tree))
+    if commit is None:
         raise UsageError(f"tree {tree.name}: {folder} is no git tree with a {tree.ref}: name a branch, tag or commit")
-    return Resolved(tree.name, f"{tree.remote or folder} {tree.ref}", folder, found.stdout.strip())
+    return Resolved(tree.name, f"{tree.remote or folder} {tree.ref}", folder, commit)
 
 
 def between(folder: Path | None, old: str | None, new: str | None) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import jsonschema
 
+from vmtests import files
 from vmtests.errors import ExitCode, UsageError
 from vmtests.record.entries import (
     BindEntry,
@@ -222,11 +222,5 @@ class RecordWriter:
         document = self.document(exit_code)
         validate(document)
         path = self.folder / "run.json"
-        temporary = path.with_name(f".run.json.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.replace(path, json.dumps(document, indent=1) + "\n")
         return path

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vmtests import files
 from vmtests.errors import UsageError
 from vmtests.record import EvidenceEntry, Record
 
@@ -30,10 +30,7 @@ def write(path: Path, text: str) -> None:
     Raises:
         UsageError: it cannot be written; what was there stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        files.replace(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written ({error.strerror}): give -o another file") from error

@@ -126,7 +126,7 @@ def _kernel_log(guest: Guest) -> bytes:
     """Return the kernel's log: out of its memory, so that it need not live, or from the shell without debug info."""
     if guest.kernel.vmlinux is None:
         return guest.run(["dmesg"], seconds=_SECONDS).stdout.encode()
-    # drgn would wait for ever for a QEMU that does not answer.
+    # Says at once that QEMU is stopped, which drgn's monitor takes a deadline to find out.
     guest.monitor.execute("query-status", seconds=_SECONDS)
     with attached(guest) as program:
         return get_dmesg(program)

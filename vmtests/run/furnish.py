@@ -8,7 +8,6 @@ from vmtests.guest import Guest, kept
 from vmtests.memmap import Oracle
 from vmtests.pmem import BackingFile, Namespace, NamespaceSpec, Nvdimm, Region, create_namespace, plug
 from vmtests.run import unprobed
-from vmtests.timing.probes import armed
 from vmtests.timing.rebind import Rebinder
 
 
@@ -46,10 +45,7 @@ def furnish(
         insert(guest, size_bytes)
         return None
     with Oracle.attach(guest) as oracle:
-        watching = (
-            armed(guest, oracle.pgmap_offsets) if unprobed.can_be_probed(guest) else unprobed.listening(guest, oracle)
-        )
-        with watching as probes:
+        with unprobed.watching(guest, oracle) as probes:
             doing("hot-plug")
             region = insert(guest, size_bytes)
             doing(f"namespace {spec.id} and first bind")

@@ -32,7 +32,6 @@ from vmtests.run.keeping import Keeping
 from vmtests.run.options import Options
 from vmtests.run.pairs import Pairs
 from vmtests.timing import dmesg
-from vmtests.timing.probes import armed
 
 #: RAM of a guest; a namespace with map=mem needs more where it is large.
 MEMORY_BYTES = 2 << 30
@@ -287,10 +286,7 @@ class Run:
                 )
             )
             oracle = stack.enter_context(Oracle.attach(guest))
-            if timed or unprobed.can_be_probed(guest):
-                probes = stack.enter_context(armed(guest, oracle.pgmap_offsets))
-            else:
-                probes = stack.enter_context(unprobed.listening(guest, oracle))
+            probes = stack.enter_context(unprobed.watching(guest, oracle, timed=timed))
             with self.progress.task(f"{name}: hot-plug"):
                 region = insert(guest, size, backing=backing, node=nodes - 1 if nodes > 1 else None)
             # Entered last: the dump is written before anything of the guest is taken away.

@@ -6,14 +6,14 @@ Enough to check a memmap, not to time anything. What is not seen this way stands
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from vmtests.errors import HostFailure, KernelFailure
 from vmtests.guest import Guest
 from vmtests.memmap import Oracle
 from vmtests.timing import trace
-from vmtests.timing.probes import FUNCTION, MONO, TRACING, Probes, Seen
+from vmtests.timing.probes import FUNCTION, MONO, TRACING, Probes, Seen, armed
 
 #: What a probe would have told.
 NOT_CHECKED = (
@@ -32,6 +32,13 @@ echo 'func {FUNCTION} -p' > /proc/dynamic_debug/control; rmdir {MONO}
 def can_be_probed(guest: Guest) -> bool:
     """Tell whether the kernel has events on kprobes."""
     return guest.run(["test", "-e", f"{TRACING}/kprobe_events"], check=False).status == 0
+
+
+def watching(guest: Guest, oracle: Oracle, *, timed: bool = False) -> AbstractContextManager[Probes]:
+    """Return what arms the probes, or listens where there are none; binds that are timed need probes in any case."""
+    if timed or can_be_probed(guest):
+        return armed(guest, oracle.pgmap_offsets)
+    return listening(guest, oracle)
 
 
 @dataclass

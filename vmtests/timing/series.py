@@ -62,10 +62,15 @@ class Alert:
     change: Change
     state: str
 
+    @property
+    def word(self) -> str:
+        """What the change is called: instructions are fewer or more, times faster or slower."""
+        words = ("fewer", "more") if self.series.key["clock"] == "icount" else ("faster", "slower")
+        return words[self.change.size > 0]
+
     def __str__(self) -> str:
         change, key = self.change, self.series.key
-        words = ("fewer", "more") if key["clock"] == "icount" else ("faster", "slower")
-        size = f"{change.size * 100:+.2f} % ({words[change.size > 0]})"
+        size = f"{change.size * 100:+.2f} % ({self.word})"
         text = (
             f"{self.state}: {key['kernel']} {key['namespace']} {key['metric']} ({key['clock']}): "
             f"{size}, {change.old:.4f} -> {change.new:.4f} {self.series.unit}\n"
