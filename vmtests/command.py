@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from vmtests.errors import HostFailure
 
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_LIBC = ctypes.CDLL(None)  # not in a child before its exec, where little may be done
+
 
 def require(program: str, *, package: str | None = None) -> str:
     """Return the path of `program`, or fail with the package that brings it."""
@@ -20,6 +24,11 @@ def require(program: str, *, package: str | None = None) -> str:
     if found is None:
         raise HostFailure(f"{program} is not installed: run `vmtests setup`, or install {package or program}")
     return found
+
+
+def die_with_starter(death: signal.Signals) -> None:
+    """Let this process get the signal `death` when the thread that has started it ends; for preexec_fn, too."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, death)
 
 
 def tied(death: str, argv: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import queue
@@ -34,10 +33,6 @@ _MEANS = {
     signal.SIGBUS: ": one of its memory files has no room on the disk, or was cut short",
     signal.SIGKILL: ": somebody killed it, or the host, short of memory",
 }
-
-#: include/uapi/linux/prctl.h
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 # The kernel sends the death signal when the *thread* that started the process ends (prctl(2), PR_SET_PDEATHSIG), so
 # every QEMU is started by one thread that lives as long as we do. As signals are handled by the main thread only, a
@@ -106,7 +101,7 @@ class Process:
 
         def die_with_us() -> None:
             """Run in the child before its exec: no moment is left in which our death would not reach it."""
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            command.die_with_starter(signal.SIGKILL)
             if os.getppid() != us:
                 os._exit(1)
 

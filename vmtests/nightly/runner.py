@@ -8,7 +8,6 @@ deadline, and it and all that it started end with whoever started it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from avocado.core.nrunner.runner import BaseRunner
 from avocado.core.utils.messages import FileMessage, FinishedMessage, StartedMessage
 
 from vmtests import cache
-from vmtests.command import tied
+from vmtests.command import die_with_starter, tied
 from vmtests.nightly import outcome
 from vmtests.nightly.outcome import RECORD, Ignored, Outcome
 
@@ -40,7 +39,6 @@ FILE_BYTES = 8 << 20
 #: How long a run that the deadline ends may take to put its guests away, in seconds.
 END_SECONDS = 60.0
 
-_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _RESULTS = {outcome.PASSED: "pass", outcome.HOST_FAILED: "error", outcome.BUG: "error"}
 
 
@@ -57,7 +55,7 @@ class CellRunner(BaseRunner):
 
     def run(self, runnable: Runnable) -> Iterator[dict[str, Any]]:
         """Yield the messages of one cell."""
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        die_with_starter(signal.SIGTERM)
         yield StartedMessage.get()
         ignored = [Ignored(*one) for one in runnable.kwargs["ignored"]]
         deadline = float(runnable.kwargs["deadline"])

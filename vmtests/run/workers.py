@@ -6,7 +6,6 @@ use, and takes what the worker has recorded when that ends.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmtests import command
 from vmtests.errors import ExitCode, UsageError
 from vmtests.run.options import Options
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 #: Our part of xdist's workerinput and workeroutput.
 _KEY = "vmtests"
-
-#: include/uapi/linux/prctl.h
-_PR_SET_PDEATHSIG = 1
 
 
 def check(options: Options, workers: object) -> None:
@@ -48,7 +45,7 @@ def check(options: Options, workers: object) -> None:
 
 def become_worker(options: Options, workerinput: dict[str, Any]) -> Options:
     """Return the options of this worker, which from now on dies with the controller."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    command.die_with_starter(signal.SIGKILL)
     given = workerinput[_KEY]
     if os.getppid() != given["pid"]:
         os._exit(ExitCode.BUG)
