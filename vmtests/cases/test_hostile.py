@@ -110,13 +110,14 @@ def test_endless_output_as_it_comes(run: Run) -> None:
 
 
 @pytest.mark.full
-def test_lying_ssh_server(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lie", [rf"{ESCAPES}\n%.0s", rf"SSH-{ESCAPES}-dropbear\r\n%.0s"], ids=["noise", "version"])
+def test_lying_ssh_server(run: Run, tmp_path: Path, lie: str) -> None:
     """Something else that answers on the guest's port 22 is told at once from a server."""
     with run.guest("base", 0) as guest, CappedLog(tmp_path / "commands.log") as log:
         guest.run(
             # The parent of the one that serves us.
             "kill $(pidof dropbear | tr ' ' '\\n' | sort -n | head -n 1)\n"
-            f"printf '{ESCAPES}\\n%.0s' $(seq 200) >/tmp/lie\n"
+            f"printf '{lie}' $(seq 200) >/tmp/lie\n"
             "(while :; do nc -l -p 22 </tmp/lie; done) >/dev/null 2>&1 &"
         )
         with pytest.raises(KernelFailure, match="logging in to the guest failed") as caught:

@@ -199,11 +199,12 @@ class Going:
     qemu: psutil.Process
     files: Path
 
-    def interrupt_twice(self) -> None:
-        """Press Ctrl-C, and once more while all is being ended."""
-        self.run.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        self.run.send_signal(signal.SIGINT)
+    def interrupt_again(self) -> None:
+        """Press Ctrl-C, and again and again as long as QEMU is being ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while self.qemu.is_running():
+                self.run.send_signal(signal.SIGINT)
+                time.sleep(0.02)
 
     def break_kernel(self) -> None:
         """Overwrite the guest's kernel in its memory: it dies, hangs or resets."""
@@ -225,7 +226,7 @@ ENDS = {
     "success": End(lambda _: None, ExitCode.PASSED),
     "failure": End(Going.break_kernel, ExitCode.KERNEL_FAILED),
     "ctrl-c": End(lambda going: going.run.send_signal(signal.SIGINT), ExitCode.INTERRUPTED),
-    "ctrl-c-twice": End(Going.interrupt_twice, ExitCode.INTERRUPTED),
+    "ctrl-c-again": End(Going.interrupt_again, ExitCode.INTERRUPTED),
     "sigterm": End(lambda going: going.run.terminate(), ExitCode.TERMINATED),
     "sigkill": End(lambda going: going.run.kill(), -signal.SIGKILL, swept=True),
     "qemu-sigkill": End(lambda going: going.qemu.kill(), ExitCode.HOST_FAILED),
