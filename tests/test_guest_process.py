@@ -79,6 +79,16 @@ def test_ladder_on_a_stopped_process(tmp_path: Path) -> None:
     assert gone(qemu.pid)
 
 
+def test_complaints_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LIMIT", 2 << 20)
+    with Process(["sh", "-c", "exec yes 'virtio-serial-bus: Unexpected port' >&2"], stderr=tmp_path / "stderr") as qemu:
+        deadline = time.monotonic() + 30
+        while (cause := qemu.examine()) is None:
+            assert time.monotonic() < deadline
+        assert cause.message == f"QEMU (pid {qemu.pid}) has written more than 2 MiB to its stderr"
+        assert "Unexpected port" in cause.output
+
+
 def test_obituary(tmp_path: Path) -> None:
     script = "echo \"warning: TCG doesn't support requested feature: CPUID.01H:ECX.pcid\"; echo '\33[1mno'; exit 3"
     with Process(["sh", "-c", script], stderr=tmp_path / "stderr") as qemu:

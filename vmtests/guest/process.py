@@ -20,6 +20,7 @@ import psutil
 from vmtests import command
 from vmtests.errors import HostFailure, printable
 from vmtests.guest.death import Cause, Witness
+from vmtests.guest.log import LIMIT
 from vmtests.host.qemu import PACKAGE
 
 #: How long each step of the ladder quit, SIGTERM, SIGKILL may take.
@@ -142,7 +143,18 @@ class Process:
         return Cause(Witness.EXIT, f"QEMU ended {_how(status)}", by_kernel=False, status=status, output=self.said())
 
     def examine(self) -> Cause | None:
-        """Return the cause of QEMU's silence that it cannot report: a signal or a debugger has stopped it."""
+        """Return what QEMU does not report itself: something has stopped it, or it complains without an end.
+
+        Some of its complaints a guest can provoke as often as it likes (hw/char/virtio-serial-bus.c: unexpected ports).
+        """
+        with contextlib.suppress(OSError):
+            if self.stderr.stat().st_size > LIMIT:
+                return Cause(
+                    Witness.EXIT,
+                    f"QEMU (pid {self.pid}) has written more than {LIMIT >> 20} MiB to its stderr",
+                    by_kernel=False,
+                    output=self.said(),
+                )
         with contextlib.suppress(psutil.Error):
             if psutil.Process(self.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
                 return Cause(
