@@ -110,17 +110,23 @@ def test_endless_output_as_it_comes(run: Run) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("lie", [rf"{ESCAPES}\n%.0s", rf"SSH-{ESCAPES}-dropbear\r\n%.0s"], ids=["noise", "version"])
-def test_lying_ssh_server(run: Run, tmp_path: Path, lie: str) -> None:
+@pytest.mark.parametrize(
+    ("lie", "says"), [(ESCAPES, "Indecipherable protocol"), (f"SSH-{ESCAPES}-dropbear", "Incompatible version")]
+)
+def test_lying_ssh_server(run: Run, tmp_path: Path, lie: str, says: str) -> None:
     """Something else that answers on the guest's port 22 is told at once from a server."""
     with run.guest("base", 0) as guest, CappedLog(tmp_path / "commands.log") as log:
         guest.run(
+            "listens() { netstat -ltn | grep -q ':22 '; }\n"
             # The parent of the one that serves us.
             "kill $(pidof dropbear | tr ' ' '\\n' | sort -n | head -n 1)\n"
-            f"printf '{lie}' $(seq 200) >/tmp/lie\n"
-            "(while :; do nc -l -p 22 </tmp/lie; done) >/dev/null 2>&1 &"
+            "while listens; do usleep 10000; done\n"
+            f"printf '{lie}\\n%.0s' $(seq 200) >/tmp/lie\n"
+            # Who hangs up at once has not been read.
+            "(while :; do { cat /tmp/lie; sleep 60; } | nc -l -p 22; done) >/dev/null 2>&1 &\n"
+            "until listens; do usleep 10000; done"
         )
-        with pytest.raises(KernelFailure, match="logging in to the guest failed") as caught:
+        with pytest.raises(KernelFailure, match=f"logging in to the guest failed: {says}") as caught:
             shell.Shell(guest.port, Keys(), log, guest.death, guest.patience)
         assert all(line.isprintable() for line in str(caught.value).splitlines())
 
