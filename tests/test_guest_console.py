@@ -22,6 +22,8 @@ FATAL_LINES = [
     ("BUG", "[    2.000000] kernel BUG at mm/memremap.c:123!"),
     ("BUG", "[    2.000000] BUG: Bad page state in process ndctl  pfn:10000"),
     ("BUG", "[    2.000000] BUG: scheduling while atomic: sh/63/0x00000002"),
+    ("SLUB", "[    2.000000] BUG kmalloc-64 (Not tainted): Object already free"),
+    ("SLUB", "[    2.000000] BUG radix_tree_node (Tainted: G    B   W          ): Poison overwritten"),
     ("oops", "[   12.345678] Oops: Oops: 0002 [#1] SMP NOPTI"),
     ("oops", "[   12.345678] Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1] SMP"),
     ("oops", "[   12.345678] general protection fault: 0000 [#1] SMP PTI"),

@@ -43,6 +43,7 @@ FATAL = (
     Pattern("workqueue lockup", r"BUG: workqueue lockup - "),  # kernel/workqueue.c:8005
     Pattern("BUG", r"BUG: "),  # arch/x86/mm/fault.c:542, mm/page_alloc.c:643, kernel/sched/core.c:6079 and more
     Pattern("BUG", r"kernel BUG at "),  # lib/bug.c
+    Pattern("SLUB", r"BUG .{1,64}? \((?:Not t|T)ainted"),  # mm/slub.c:1169, of a cache; bounded as below
     Pattern("oops", r"Oops: "),  # arch/x86/kernel/dumpstack.c:419
     Pattern("oops", r"[\w ,-]+: [0-9a-f]{4} \[#\d+\]"),  # the same before 6.11: "general protection fault: 0000 [#1]"
     Pattern("panic", r"Kernel panic - not syncing: "),  # kernel/panic.c:648
