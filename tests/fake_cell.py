@@ -2,7 +2,8 @@
 
 What a tree's kernel does is in the file `behaviour.json` of its commit: `factor` of its instructions, `wrong` (its
 memmap), `build` (the compiler's error), `dmesg` (its lines). What the host does is in the environment's FAKE_HOST, by
-namespace: "fails", "fails-once", "hangs-once".
+namespace: "fails", "fails-once", "hangs-once", or what is in its cache from then on: "builds" (a kernel), "fetches" (a
+remote).
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from typing import Any
 
 from tests.fake_record import GUEST, KERNEL, NAMESPACE, binds
 from tests.test_record import HOST
+from vmtests import cache
 from vmtests.errors import ExitCode
 from vmtests.kernel.git import git
 from vmtests.pmem import NamespaceSpec
 from vmtests.record import MemmapEntry, RecordWriter
 from vmtests.timing import dmesg
+
+#: What "builds" and "fetches" leave, in bytes.
+FILLED = 15 << 20
 
 
 def main() -> int:
@@ -36,6 +41,7 @@ def main() -> int:
     writer = RecordWriter(Path(asked.record), argv=sys.argv, seed=1)
     writer.set_host(HOST)
     writer.add(space)
+    _fill_cache(space.id)
     if _host_fails(space.id):
         _fail(writer, "HostFailure: QEMU died by itself")
         return _end(writer, ExitCode.HOST_FAILED)
@@ -65,8 +71,23 @@ def _behaviour(source: str) -> dict[str, Any]:
     return said
 
 
+def _fill_cache(space: str) -> None:
+    does = json.loads(os.environ["FAKE_HOST"]).get(space)
+    if does == "builds":
+        cache.entry("kernels", f"{os.getpid()}", lambda folder: _fill(folder / "vmlinux"))
+    elif does == "fetches":
+        (cache.root() / "remotes").mkdir()
+        _fill(cache.root() / "remotes/pack")
+
+
+def _fill(path: Path) -> None:
+    path.write_bytes(b"x" * FILLED)
+
+
 def _host_fails(space: str) -> bool:
     trouble = json.loads(os.environ["FAKE_HOST"]).get(space, "")
+    if trouble in ("builds", "fetches"):
+        return False
     mark = Path(os.environ["FAKE_MARKS"]) / space
     if not trouble or (trouble.endswith("once") and mark.exists()):
         return False

@@ -24,7 +24,7 @@ _BROKEN = Path(__file__).with_name("broken_avocado")
 _NAMESPACE = '[[namespace]]\nmode = "{}"\nmap = "{}"\n'
 _TOML = """\
 deadline = "{deadline}"
-disk = "900G"
+disk = "{disk}"
 rebinds = 3
 clocks = ["icount"]
 
@@ -54,6 +54,7 @@ class Rig:
         folder: Path,
         *kinds: tuple[str, str],
         deadline: str = "2m",
+        disk: str = "900G",
         more: str = "",
         host: dict[str, str] | None = None,
         broken: str = "",
@@ -64,6 +65,7 @@ class Rig:
             folder: for all its files.
             kinds: of namespaces; one of fsdax by default.
             deadline: of a night.
+            disk: the budget.
             more: lines at the end of nightly.toml.
             host: what the host does to cells.
             broken: "runner" or "spawner", see broken_avocado.
@@ -73,7 +75,7 @@ class Rig:
             path.mkdir()
         git("init", "--quiet", "--initial-branch=main", cwd=rig.tree)
         spaces = "".join(_NAMESPACE.format(*kind) for kind in kinds or [("fsdax", "dev")])
-        rig.config.write_text(_TOML.format(deadline=deadline) + spaces + more)
+        rig.config.write_text(_TOML.format(deadline=deadline, disk=disk) + spaces + more)
         return rig
 
     @property

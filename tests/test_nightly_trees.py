@@ -9,7 +9,7 @@ import pytest
 from vmtests import cache
 from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel.git import git
-from vmtests.nightly import disk, trees
+from vmtests.nightly import trees
 from vmtests.nightly.config import Tree
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -78,30 +78,3 @@ def test_what_is_not_there(tree: Path, tmp_path: Path) -> None:
         trees.resolve(Tree("mine", remote=(tmp_path / "nowhere").as_uri(), ref="main"))
     with pytest.raises(UsageError, match="tree mine: there is no such recipe; there are base"):
         trees.resolve(Tree("mine"))
-
-
-def night(folder: Path, name: str) -> Path:
-    place = folder / name
-    place.mkdir(parents=True)
-    (place / "record").write_bytes(b"x" * (1 << 20))
-    return place
-
-
-def test_the_disk_budget(tmp_path: Path) -> None:
-    """The oldest nights go first, then caches that nobody uses; what is in use is never freed, and said."""
-
-    def fill(to: Path) -> None:
-        (to / "vmlinux").write_bytes(b"x" * (1 << 20))
-
-    cache.entry("kernels", "used", fill)
-    nights = [night(tmp_path / "nights", name) for name in ("1", "2", "3")]
-    said: list[str] = []
-    size = cache.bytes_of(nights[0])
-    disk.keep_to(4 * size, nights, said.append)
-    assert all(place.exists() for place in nights)
-    disk.keep_to(2 * size, nights, said.append)
-    assert [place.name for place in nights if place.exists()] == ["3"]
-    assert "removing 1" in said[0]
-    with pytest.raises(HostFailure, match="that is in use, and the disk budget is"):
-        disk.keep_to(size // 2, [], said.append)
-    assert cache.find("kernels", "used") is not None

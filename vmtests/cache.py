@@ -143,8 +143,13 @@ def entries() -> list[Entry]:
 
 def bytes_of(folder: Path) -> int:
     """Return the bytes on the disk that a folder takes: of a file that several share by hard links, its part."""
-    files = ((Path(place) / name).lstat() for place, _, names in os.walk(folder) for name in names)
-    return sum(status.st_blocks * 512 // status.st_nlink for status in files)
+    size = 0
+    for _, _, names, place in os.fwalk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # it has just gone
+                status = os.stat(name, dir_fd=place, follow_symlinks=False)
+                size += status.st_blocks * 512 // status.st_nlink
+    return size
 
 
 def choose(entries: Sequence[Entry], now: float, age: float | None, size: int | None) -> list[Entry]:

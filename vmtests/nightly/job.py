@@ -44,12 +44,19 @@ def run_night(path: Path, folder: Path) -> ExitCode:
         if night is not None:
             _say(f"going on with {night.name}: {len(night.unfinished())} of {len(night.cells)} cells are left")
         else:
-            disk.keep_to(wanted.disk, [one.folder for one in nights.nights(folder)], _say)
+            _keep_to_budget(wanted.disk, folder)
             night = nights.begin(folder, wanted)
             _say(f"{night.name}: {len(night.cells)} cells, {wanted.seconds / 3600:.1f} h at most")
         if night.unfinished():
             _run_cells(night)
         return _tell(night, folder, began)
+
+
+def _keep_to_budget(budget: int, folder: Path) -> None:
+    try:
+        disk.keep_to(budget, folder, nights.folders(folder), _say)
+    except HostFailure as error:
+        _say(str(error))  # the cells that this host is to run will find the same, and the mail says it
 
 
 def _say(text: str) -> None:

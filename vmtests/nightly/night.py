@@ -47,11 +47,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Night:
-    """A night that has a plan; `deadline` is in seconds since the epoch."""
+    """A night that has a plan; `deadline` is in seconds since the epoch, `disk` a budget in bytes."""
 
     folder: Path
     digest: str
     deadline: float
+    disk: int
     cells: tuple[Cell, ...]
     ignored: tuple[tuple[str, str], ...]
     retries: int
@@ -61,6 +62,11 @@ class Night:
     def name(self) -> str:
         """Such as "2026-11-27"."""
         return self.folder.name
+
+    @property
+    def results(self) -> Path:
+        """The folder of all nights."""
+        return self.folder.parents[1]
 
     @property
     def seconds_left(self) -> float:
@@ -113,26 +119,36 @@ def _last(cell: Cell, attempts: Sequence[Attempt]) -> Outcome:
 
 
 def read(folder: Path) -> Night | None:
-    """Return the night in a folder, None if it has no plan yet."""
+    """Return the night in a folder, None if it has no plan yet, or one of another version."""
     try:
         said = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return Night(
+            folder,
+            said["digest"],
+            said["deadline"],
+            said["disk"],
+            tuple(map(Cell.from_json, said["cells"])),
+            tuple((line, reason) for line, reason in said["ignored"]),
+            said["retries"],
+            said["avocado"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Night(
-        folder,
-        said["digest"],
-        said["deadline"],
-        tuple(map(Cell.from_json, said["cells"])),
-        tuple((line, reason) for line, reason in said["ignored"]),
-        said["retries"],
-        said["avocado"],
-    )
 
 
-def nights(folder: Path) -> list[Night]:
+def folders(results: Path) -> list[Path]:
+    """Return the folders of all nights that have a plan, the oldest first."""
+
+    def began(folder: Path) -> tuple[str, int]:
+        day, _, number = folder.name.partition(".")
+        return day, int(number or 1)
+
+    return sorted((plan.parent for plan in results.glob(f"nights/*/{_PLAN}")), key=began)
+
+
+def nights(results: Path) -> list[Night]:
     """Return the nights in the nightly's folder, the oldest first."""
-    found = [read(path.parent) for path in folder.glob(f"nights/*/{_PLAN}")]
-    return sorted((night for night in found if night is not None), key=lambda night: (night.deadline, night.name))
+    return [night for folder in folders(results) if (night := read(folder)) is not None]
 
 
 def go_on(folder: Path, config: Config) -> Night | None:
@@ -150,6 +166,7 @@ def begin(folder: Path, config: Config) -> Night:
     plan = {
         "digest": config.digest,
         "deadline": time.time() + config.seconds,
+        "disk": config.disk,
         "cells": [cell.to_json() for cell in cells(config, resolved)],
         "ignored": [[one.line, one.reason] for one in config.ignored],
         "retries": config.retries,
@@ -184,7 +201,7 @@ def _place(folder: Path) -> Path:
         try:
             place.mkdir(parents=True)
         except FileExistsError:
-            if read(place) is None:
+            if not (place / _PLAN).exists():
                 return place  # left by one that was killed before it had a plan
             number += 1
         else:

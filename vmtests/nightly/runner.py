@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,8 @@ from avocado.core.utils.messages import FileMessage, FinishedMessage, StartedMes
 
 from vmtests import cache
 from vmtests.command import die_with_starter, tied
-from vmtests.nightly import outcome
+from vmtests.errors import HostFailure
+from vmtests.nightly import disk, outcome
 from vmtests.nightly.outcome import RECORD, Ignored, Outcome
 
 KIND = "vmtests-cell"
@@ -45,7 +46,8 @@ _RESULTS = {outcome.PASSED: "pass", outcome.HOST_FAILED: "error", outcome.BUG: "
 class CellRunner(BaseRunner):
     """Runs the command of a cell; `runnable.uri` is the cell's name, its arguments the command.
 
-    Keyword arguments: `kernel`, that of the cell's tree; `deadline`, in seconds since the epoch; `ignored`, as
+    Keyword arguments: `kernel`, that of the cell's tree; `deadline`, in seconds since the epoch; `disk`, the budget in
+    bytes for `results` and the caches of this host, and `older`, the nights that may go; `ignored`, as
     [[line, reason], ...].
     """
 
@@ -57,20 +59,40 @@ class CellRunner(BaseRunner):
         """Yield the messages of one cell."""
         die_with_starter(signal.SIGTERM)
         yield StartedMessage.get()
-        ignored = [Ignored(*one) for one in runnable.kwargs["ignored"]]
-        deadline = float(runnable.kwargs["deadline"])
         with _room() as room:
-            record = room / "record"
-            began = time.monotonic()
-            with _running([word.replace(RECORD, str(record)) for word in runnable.args], room / "log.txt") as process:
-                yield from self.running_loop(lambda: process.poll() is not None or time.time() > deadline)
-                status = process.poll()
-            found = outcome.judge(
-                runnable.uri, runnable.kwargs["kernel"], record, status, ignored, round(time.monotonic() - began, 1)
-            )
+            try:
+                _keep_to_budget(runnable, room / "disk.txt")
+            except HostFailure as error:
+                found = Outcome(runnable.uri, outcome.HOST_FAILED, "", (str(error),))
+            else:
+                found = yield from self._tests(runnable, room)
             (room / outcome.NAME).write_text(json.dumps(found.to_json(), indent=1) + "\n", encoding="utf-8")
             yield from _files(room)
         yield _finished(found)
+
+    def _tests(self, runnable: Runnable, room: Path) -> Generator[dict[str, Any], None, Outcome]:
+        """Yield messages while the tests run, and return what became of them."""
+        ignored = [Ignored(*one) for one in runnable.kwargs["ignored"]]
+        deadline = float(runnable.kwargs["deadline"])
+        record = room / "record"
+        began = time.monotonic()
+        with _running([word.replace(RECORD, str(record)) for word in runnable.args], room / "log.txt") as process:
+            yield from self.running_loop(lambda: process.poll() is not None or time.time() > deadline)
+            status = process.poll()
+        return outcome.judge(
+            runnable.uri, runnable.kwargs["kernel"], record, status, ignored, round(time.monotonic() - began, 1)
+        )
+
+
+def _keep_to_budget(runnable: Runnable, log: Path) -> None:
+    """Look at the disk budget; what goes is in the log, which is sent with the record."""
+
+    def tell(text: str) -> None:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+    said = runnable.kwargs
+    disk.keep_to(int(said["disk"]), Path(said["results"]), [Path(folder) for folder in said["older"]], tell)
 
 
 def _finished(found: Outcome) -> dict[str, Any]:

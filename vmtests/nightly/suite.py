@@ -50,6 +50,7 @@ class Retry(TestSuite):
 
 
 def _runnables(night: Night, cells: Sequence[Cell]) -> list[Runnable]:
+    older = [str(folder) for folder in nights.folders(night.results) if folder != night.folder]
     return [
         Runnable(
             KIND,
@@ -58,6 +59,9 @@ def _runnables(night: Night, cells: Sequence[Cell]) -> list[Runnable]:
             identifier=cell.name,
             kernel=cell.kernel,
             deadline=str(night.deadline),
+            disk=str(night.disk),
+            results=str(night.results),
+            older=older,
             ignored=[list(one) for one in night.ignored],
         )
         for cell in cells
