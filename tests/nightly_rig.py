@@ -68,7 +68,7 @@ class Rig:
             disk: the budget.
             more: lines at the end of nightly.toml.
             host: what the host does to cells.
-            broken: "runner" or "spawner", see broken_avocado.
+            broken: "runner", "spawner" or "leaving", see broken_avocado.
         """
         rig = cls(folder, host or {}, broken)
         for path in (rig.tree, rig.marks, folder / "cache"):

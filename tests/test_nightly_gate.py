@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import psutil
@@ -72,6 +73,7 @@ def test_nothing_could_start(tmp_path: Path, how: str) -> None:
     code, out = rig.night()
     assert code == ExitCode.HOST_FAILED
     assert "red, 0 of 1 cells passed, 1 lost" in out
+    assert "mine-fsdax-dev-icount: lost: it could not be started, or its runner was killed: see avocado.txt" in out
     if how == "spawner":  # what avocado makes of it
         [results] = rig.last.glob("job-*/results.json")
         assert json.loads(results.read_text())["skip"] == 1
@@ -114,12 +116,15 @@ def test_a_complaint_in_dmesg(tmp_path: Path) -> None:
 
 def test_a_night_that_was_killed_goes_on(tmp_path: Path) -> None:
     """SIGKILL of the job: nothing of it runs on, and the next call runs only what is left."""
-    rig = Rig.make(tmp_path, ("fsdax", "dev"), ("devdax", "dev"), host={"devdax-2m-dev": "hangs-once"})
+    more = '[avocado]\n"run.spawner" = "leaving"\n'
+    kinds = ("fsdax", "dev"), ("devdax", "dev")
+    rig = Rig.make(tmp_path, *kinds, more=more, host={"devdax-2m-dev": "hangs-once"}, broken="leaving")
     rig.commit("begin")
     process = rig.start()
     cell = psutil.Process(rig.wait_for_mark("devdax-2m-dev"))
     tree = psutil.Process(process.pid).children(recursive=True)
     assert cell in tree
+    assert [one.name() for one in tree].count("sleep") == 2
     process.kill()
     process.communicate(timeout=60)
     _, alive = psutil.wait_procs(tree, timeout=20)
@@ -133,6 +138,22 @@ def test_a_night_that_was_killed_goes_on(tmp_path: Path) -> None:
         len(list(rig.last.glob(f"job-*/test-results/*-{kind}-dev-icount/cell.json"))) for kind in ("fsdax", "2m")
     ] == [1, 1]
     assert nights.go_on(rig.results, config.read(rig.config)) is None, "the next one is a new night"
+
+
+def test_avocado_is_killed_with_the_job(tmp_path: Path) -> None:
+    """By SIGKILL, so that nobody is left to end the cells: each runner ends by itself, and its tests with it."""
+    rig = Rig.make(tmp_path, host={"fsdax-dev": "hangs-once"})
+    rig.commit("begin")
+    process = rig.start()
+    rig.wait_for_mark("fsdax-dev")
+    tree = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGSTOP)
+    avocado = next(one for one in tree if "vmtests.nightly.suite" in one.cmdline())
+    avocado.kill()
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(tree, timeout=20)
+    assert not alive
 
 
 def test_the_deadline(tmp_path: Path) -> None:

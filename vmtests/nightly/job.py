@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -70,6 +71,8 @@ def _run_cells(night: Night) -> None:
         run(
             command,
             seconds=night.seconds_left + _GRACE,
+            # Programs of the packages that stand beside avocado, whether its environment is activated or not.
+            env={"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])},
             log=night.folder / "avocado.txt",
             line=_say,
             check=False,

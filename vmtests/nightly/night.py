@@ -29,7 +29,7 @@ _OVER = "night.json"
 
 #: What avocado puts before the name of a cell: the suite, and a number.
 _TASK = re.compile(r"^(cells|retry-\d+)-\d+-")
-_LOST = "it could not be started, or its runner was killed: see avocado's job.log"
+_LOST = "it could not be started, or its runner was killed: see avocado.txt, and avocado's job.log"
 
 
 @dataclass(frozen=True)

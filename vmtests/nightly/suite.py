@@ -6,9 +6,12 @@ that this host, not their kernel, has failed. What avocado makes of them does no
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from avocado.core.job import Job
@@ -91,8 +94,16 @@ def run(night: Night) -> int:
         return job.run()
 
 
+def _end_with_group(_signal: int, _frame: FrameType | None) -> None:
+    """End what runs in our process group: the helpers of a remote spawner, by whose end ssh ends, and cells with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    os._exit(ExitCode.TERMINATED)
+
+
 def main() -> int:
-    """Run the job of the night whose folder is the argument."""
+    """Run the job of the night whose folder is the argument, in a process group of its own."""
+    signal.signal(signal.SIGTERM, _end_with_group)
     night = nights.read(Path(sys.argv[1]))
     if night is None:
         print(f"{sys.argv[1]} has no plan of a night", file=sys.stderr)
