@@ -1,18 +1,26 @@
-"""Four nights of a small tree: as it was, one commit that counts more, one that breaks a page, and nothing new.
+"""Nights of a small tree: as it was, one commit that counts more, one that breaks a page, nothing new; several hosts.
 
 The nightly is the real one, in a process of its own, with a cell of its matrix on real guests. What it says of each
 night is what a person would be mailed.
 """
 
+import getpass
+import json
 import os
+import select
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from vmtests import cache
+from vmtests import cache, command
 from vmtests.cases import history_repo
 from vmtests.cases.history_repo import Change, History
 from vmtests.errors import ExitCode
@@ -70,12 +78,16 @@ class Nightly:
     def night(self, commit: int, run: Run) -> tuple[int, str]:
         """Let the tree be at a commit, run a night, and return its exit code and its mail."""
         git("update-ref", "refs/heads/main", self.history.commits[commit], cwd=self.history.folder)
-        matrix = str(self.folder / "nightly.toml")
-        command = [sys.executable, "-m", "vmtests.nightly", matrix, "--results", str(self.results)]
-        with run.progress.task(f"a night at commit {commit}"):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=7200, check=False)
-        run.progress.say(f"{done.stderr[-1500:]}{done.stdout}")
-        return done.returncode, done.stdout
+        return night(self.folder / "nightly.toml", self.results, run)
+
+
+def night(matrix: Path, results: Path, run: Run) -> tuple[int, str]:
+    """Run a night and return its exit code and its mail."""
+    argv = [sys.executable, "-m", "vmtests.nightly", str(matrix), "--results", str(results)]
+    with run.progress.task("a night"):
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=7200, check=False)
+    run.progress.say(f"{done.stderr[-1500:]}{done.stdout}")
+    return done.returncode, done.stdout
 
 
 @pytest.fixture
@@ -141,6 +153,84 @@ recipe = true
 mode = "fsdax"
 map = "dev"
 """
+
+HOSTS = """
+[[namespace]]
+mode = "devdax"
+map = "dev"
+
+[avocado]
+"run.spawner" = "remote"
+"run.max_parallel_tasks" = 2
+"spawner.remote.slots" = ["{folder}/one.json", "{folder}/two.json"]
+"spawner.remote.setup_hook" = "export PATH={path}:$PATH XDG_CACHE_HOME={cache}"
+"run.status_server_auto" = false
+"run.status_server_listen" = "127.0.0.1:{here}"
+"run.status_server_uri" = "127.0.0.1:{there}"
+"""
+
+SSHD = """\
+HostKey {folder}/key
+AuthorizedKeysFile {folder}/key.pub
+PidFile none
+PasswordAuthentication no
+StrictModes no
+"""
+
+
+@contextmanager
+def ssh_server(folder: Path) -> Iterator[int]:
+    """Let an SSH server of ours listen on this host, for this user and a key in the folder; yield its port."""
+    program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
+    if program is None or find_spec("avocado_spawner_remote") is None:
+        pytest.skip("no sshd, or no remote spawner: install openssh-server, and vmtests with its extra [hosts]")
+    command.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], seconds=60)
+    (folder / "sshd_config").write_text(SSHD.format(folder=folder))
+    port = free_port()
+    options = ["-D", "-e", "-f", str(folder / "sshd_config"), "-o", "ListenAddress=127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command.tied("TERM", [program, *options]), stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            assert select.select([server.stderr], [], [], 30)[0], "sshd says nothing for 30 s"
+            assert "Server listening" in (said := server.stderr.readline()), said
+            yield port
+        finally:
+            server.terminate()
+
+
+def free_port() -> int:
+    """Return a TCP port of this host that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.full
+def test_several_hosts(run: Run, tmp_path: Path) -> None:
+    """Two cells by ssh on two slots, side by side: green, with both records here. A host that is down: red.
+
+    What they report comes through ssh too.
+    """
+    here, there = free_port(), free_port()
+    path, cached = Path(sys.executable).parent, cache.root().parent
+    hosts = HOSTS.format(folder=tmp_path, path=path, cache=cached, here=here, there=there)
+    (tmp_path / "hosts.toml").write_text(SMALL + hosts)
+    with ssh_server(tmp_path) as port:
+        slot = {"client": "ssh", "host": "127.0.0.1", "port": port, "username": getpass.getuser(), "password": ""}
+        slot |= {"prompt": r"[#$%>]\s*$", "identity_file": str(tmp_path / "key")}
+        slot |= {"extra_cmdline": f"-R {there}:127.0.0.1:{here}"}
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.json").write_text(json.dumps(slot))
+        code, mail = night(tmp_path / "hosts.toml", tmp_path / "results", run)
+        assert (code, mail.count("quiet, 2 of 2 cells passed")) == (ExitCode.PASSED, 1)
+        records = tmp_path.glob("results/latest/job-*/test-results/*/record/run.json")
+        assert len(list(records)) == 2
+
+        (tmp_path / "two.json").write_text(json.dumps(slot | {"port": free_port()}))
+        code, mail = night(tmp_path / "hosts.toml", tmp_path / "results", run)
+        assert code == ExitCode.HOST_FAILED
+        assert "red, 0 of 2 cells passed, 2 lost" in mail
+        assert "connection refused" in (tmp_path / "results/latest/avocado.txt").read_text()
 
 
 @pytest.mark.full
