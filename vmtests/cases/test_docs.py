@@ -19,9 +19,10 @@ SMALL = ("--pmem-size", "1G")
 #: Commands that are not repeated here, by a part of them, and why.
 ELSEWHERE = {
     "--kernel-tree": "needs a tree of the reader's",
+    "--kernel-image": "needs a kernel of the reader's",
     "=$HOME": "needs a tree of the reader's",
     "--tier full": "the full tier runs these tests anyway",
-    "-n 2": "all tests of the tier; test_guests runs two workers",
+    "-n 2": "all tests of the tier; test_side_by_side runs two workers",
     "--keep": "test_keep and test_boot",
     "-e quick": "all tests of the tier",
     "-e full": "all tests of the tier",
