@@ -44,6 +44,7 @@ def test_a_killed_cell_is_run_again(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "1 of 1 cells passed, 1 at the second try" in out
+    assert "mine-fsdax-dev-icount: settled by the second try: this host failed the first one\n" in out
     psutil.wait_procs([cell], timeout=10)
     assert not cell.is_running()
     [results] = rig.last.glob("job-*/results.json")
