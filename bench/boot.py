@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,15 +49,27 @@ def virtme(vng: str, built: Kernel, machine: Machine) -> float:
     command = [
         *(vng, "--run", str(built.image), "--cpus", str(machine.cpus), "--memory", f"{machine.memory_bytes >> 20}M"),
         *(("--disable-kvm",) if machine.accelerator == "tcg" else ()),
-        *("--exec", "uname -r"),
+        # Where there is no udev the output comes over the console only, which it keeps to itself otherwise.
+        *("--verbose", "--exec", "uname -r"),
     ]
+    # It starts others of its programs by name.
+    env = {**os.environ, "PATH": os.pathsep.join([str(Path(vng).parent), os.environ["PATH"]])}
     began = time.monotonic()
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=VNG_SECONDS, check=False, stdin=subprocess.DEVNULL
-    )
-    took = time.monotonic() - began
-    if built.release not in done.stdout:
-        raise SystemExit(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    ) as process:
+        deadline = threading.Timer(VNG_SECONDS, process.kill)
+        deadline.start()
+        assert process.stdout is not None
+        said: list[str] = []
+        took = None
+        for line in process.stdout:
+            said.append(line)
+            if line.strip() == built.release:
+                took = took or time.monotonic() - began
+        deadline.cancel()
+    if took is None:
+        raise SystemExit(f"{' '.join(command)}: {''.join(said)}")
     return took
 
 
