@@ -28,8 +28,7 @@ from vmtests.kernel.kernel import Kernel
 from vmtests.kernel.make import BuildFailure, Make, Toolchain
 from vmtests.kernel.patches import Patch
 from vmtests.kernel.recipe import Recipe
-from vmtests.kernel.source import DEBIAN, Source
-from vmtests.kernel.stock import STOCK
+from vmtests.kernel.source import DEBIAN, STOCK, Source
 
 # Part of every key: raised when the way to build changes what comes out.
 _FORMAT = 1

@@ -25,8 +25,7 @@ from typing import Any
 from vmtests import data
 from vmtests.errors import HostFailure, UsageError
 from vmtests.kernel.patches import Patch
-from vmtests.kernel.source import DEBIAN, check, split
-from vmtests.kernel.stock import STOCK
+from vmtests.kernel.source import DEBIAN, STOCK, check, split
 
 #: The name that --patch makes.
 PATCH = "patch"

@@ -24,8 +24,8 @@ from vmtests.kernel.commits import Commits, commit_of, path_of
 from vmtests.kernel.git import git
 from vmtests.kernel.patches import Patch
 
-#: The source that is not a tree of the user's.
-DEBIAN = "debian"
+#: The sources that are not trees of the user's: of a package, and what is not built here.
+DEBIAN, STOCK = "debian", "stock"
 
 # What every kernel tree has that we can build.
 _LANDMARKS = ("Makefile", "Kconfig", "arch/x86")

@@ -20,9 +20,6 @@ from vmtests.kernel import modules
 from vmtests.kernel.kernel import Kernel
 from vmtests.kernel.vmlinux import banner, extract
 
-#: The source of a recipe that is not built here.
-STOCK = "stock"
-
 # Small, and with all that a virtual machine needs.
 _FLAVOUR = "cloud-amd64"
 
