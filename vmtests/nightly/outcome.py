@@ -23,6 +23,9 @@ RECORD = "{record}"
 #: The file of an outcome beside the record; it is sent last, so what it stands beside is whole.
 NAME = "cell.json"
 
+#: How long a cell that the deadline ends may take to put its guests away, in seconds.
+END_SECONDS = 60.0
+
 PASSED = "passed"
 KERNEL_FAILED = "kernel-failed"
 DOES_NOT_BUILD = "does-not-build"

@@ -29,7 +29,7 @@ from vmtests import cache
 from vmtests.command import die_with_starter, tied
 from vmtests.errors import HostFailure
 from vmtests.nightly import disk, outcome
-from vmtests.nightly.outcome import RECORD, Ignored, Outcome
+from vmtests.nightly.outcome import END_SECONDS, RECORD, Ignored, Outcome
 
 KIND = "vmtests-cell"
 
@@ -37,8 +37,6 @@ KIND = "vmtests-cell"
 PIECE_BYTES = 1 << 20
 #: Of one file; of longer ones, but the record itself, only the end is sent.
 FILE_BYTES = 8 << 20
-#: How long a run that the deadline ends may take to put its guests away, in seconds.
-END_SECONDS = 60.0
 
 _RESULTS = {outcome.PASSED: "pass", outcome.HOST_FAILED: "error", outcome.BUG: "error"}
 

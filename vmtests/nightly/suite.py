@@ -23,7 +23,8 @@ from vmtests.nightly import night as nights
 from vmtests.nightly import spawner
 from vmtests.nightly.matrix import Cell
 from vmtests.nightly.night import Night
-from vmtests.nightly.runner import END_SECONDS, KIND
+from vmtests.nightly.outcome import END_SECONDS
+from vmtests.nightly.runner import KIND
 
 
 class NightJob(Job):
