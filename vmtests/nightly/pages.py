@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from vmtests.command import die_with_starter
 from vmtests.errors import UsageError
+from vmtests.host import facts
 from vmtests.nightly.night import Attempt, Night
 from vmtests.nightly.outcome import Outcome
 from vmtests.report import formats, output
@@ -32,14 +38,15 @@ def write(night: Night, head: str, body: str, history: Path) -> list[str]:
         body: its mail.
         history: the folder of the history, which may be missing.
     """
-    trouble = []
     (night.folder / "reports").mkdir(exist_ok=True)
-    for name, attempt in night.settled().items():
-        try:
-            page = formats.render("html", gather([attempt.record]), history=history if history.exists() else None)
-            output.write(night.folder / _report(name), page)
-        except UsageError as error:
-            trouble.append(f"no report on {name}: {error.message}")
+    records = {name: attempt.record for name, attempt in night.settled().items()}
+    # Forked: what draws takes longer to load than to draw a page.
+    with ProcessPoolExecutor(
+        facts.cpus(), get_context("fork"), initializer=die_with_starter, initargs=(signal.SIGKILL,)
+    ) as pool:
+        places = [night.folder / _report(name) for name in records]
+        said = pool.map(_write_report, places, records.values(), itertools.repeat(history))
+        trouble = [f"no report on {name}: {why}" for name, why in zip(records, said, strict=True) if why]
     attempts = night.attempts()
     rows = [_row(night, one, attempts[one.cell]) for one in night.outcomes().values()]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -47,6 +54,15 @@ def write(night: Night, head: str, body: str, history: Path) -> list[str]:
     output.write(night.folder / "index.html", template.render(head=head, body=body, rows=rows, links=_links(night)))
     output.write(night.folder / "summary.md", _markdown(head, body, rows))
     return trouble
+
+
+def _write_report(place: Path, record: Path, history: Path) -> str:
+    """Write the report on a record, and return what is wrong with that, "" if nothing is."""
+    try:
+        output.write(place, formats.render("html", gather([record]), history=history if history.exists() else None))
+    except UsageError as error:
+        return error.message
+    return ""
 
 
 def _links(night: Night) -> list[tuple[str, str]]:
