@@ -45,13 +45,18 @@ TYPED = [command for page in PAGES for command in commands(page) if _is_ours(com
 @pytest.mark.skipif(not PAGES, reason="an installed vmtests has no pages")
 @pytest.mark.parametrize("command", TYPED, ids=str)
 def test_what_needs_a_guest_works(run: Run, command: Command, tmp_path: Path) -> None:
-    run.kernel("base")
+    base = run.kernel("base")
+    # For the reader's files: kernels with these are quick to build.
+    ours = {
+        "0001-mine.patch": next((ROOT / "kernels/patches").rglob("0001*.patch")),
+        "~/my.config": base.config,
+        "kasan.config": ROOT / "kernels/fragments/crash.config",
+    }
     if command.program == "vmtests":
         size = SMALL if "boot" in command.words and "--pmem-size" not in command.words else ()
         argv = [sys.executable, "-m", "vmtests.cli", *command.words[1:], *size]
     else:
-        patch = str(next((ROOT / "kernels/patches").rglob("0001*.patch")))
-        words = [patch if word == "0001-mine.patch" else word for word in pytest_words(command)]
+        words = [str(ours.get(word, word)) for word in pytest_words(command)]
         small = [*SMALL, "--rebinds", "2", "--record", str(tmp_path / "record")]
         argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, *small]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
