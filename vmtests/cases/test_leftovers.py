@@ -201,10 +201,12 @@ class Going:
 
     def interrupt_again(self) -> None:
         """Press Ctrl-C, and again and again as long as QEMU is being ended."""
+        deadline = time.monotonic() + 60
         with contextlib.suppress(psutil.NoSuchProcess):
             while self.qemu.is_running():
+                assert time.monotonic() < deadline, "QEMU runs on, however often Ctrl-C is pressed"
                 self.run.send_signal(signal.SIGINT)
-                time.sleep(0.02)
+                time.sleep(0.02)  # what is pressed must find different moments
 
     def break_kernel(self) -> None:
         """Overwrite the guest's kernel in its memory: it dies, hangs or resets."""
