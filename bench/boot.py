@@ -14,15 +14,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from vmtests import host, image, kernel
+from vmtests.command import run
 from vmtests.guest import Machine, boot
 from vmtests.image import Image
 from vmtests.kernel import Kernel
@@ -53,24 +52,18 @@ def virtme(vng: str, built: Kernel, machine: Machine) -> float:
         *("--verbose", "--exec", "uname -r"),
     ]
     # It starts others of its programs by name.
-    env = {**os.environ, "PATH": os.pathsep.join([str(Path(vng).parent), os.environ["PATH"]])}
+    env = {"PATH": os.pathsep.join([str(Path(vng).parent), os.environ["PATH"]])}
+    took: list[float] = []
     began = time.monotonic()
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    ) as process:
-        deadline = threading.Timer(VNG_SECONDS, process.kill)
-        deadline.start()
-        assert process.stdout is not None
-        said: list[str] = []
-        took = None
-        for line in process.stdout:
-            said.append(line)
-            if line.strip() == built.release:
-                took = took or time.monotonic() - began
-        deadline.cancel()
-    if took is None:
-        raise SystemExit(f"{' '.join(command)}: {''.join(said)}")
-    return took
+
+    def see(line: str) -> None:
+        if line.strip() == built.release:
+            took.append(time.monotonic() - began)
+
+    done = run(command, seconds=VNG_SECONDS, env=env, line=see, check=False)
+    if not took:
+        raise SystemExit(f"{' '.join(command)}: {done.stdout}")
+    return took[0]
 
 
 def main() -> int:

@@ -41,8 +41,9 @@ def main() -> int:
     writer = RecordWriter(Path(asked.record), argv=sys.argv, seed=1)
     writer.set_host(HOST)
     writer.add(space)
-    _fill_cache(space.id)
-    if _host_fails(space.id):
+    does = json.loads(os.environ["FAKE_HOST"]).get(space.id, "")
+    _fill_cache(does)
+    if _host_fails(does, space.id):
         _fail(writer, "HostFailure: QEMU died by itself")
         return _end(writer, ExitCode.HOST_FAILED)
     code = ExitCode.PASSED
@@ -71,8 +72,7 @@ def _behaviour(source: str) -> dict[str, Any]:
     return said
 
 
-def _fill_cache(space: str) -> None:
-    does = json.loads(os.environ["FAKE_HOST"]).get(space)
+def _fill_cache(does: str) -> None:
     if does == "builds":
         cache.entry("kernels", f"{os.getpid()}", lambda folder: _fill(folder / "vmlinux"))
     elif does == "fetches":
@@ -84,17 +84,14 @@ def _fill(path: Path) -> None:
     path.write_bytes(b"x" * FILLED)
 
 
-def _host_fails(space: str) -> bool:
-    trouble = json.loads(os.environ["FAKE_HOST"]).get(space, "")
-    if trouble in ("builds", "fetches"):
-        return False
+def _host_fails(does: str, space: str) -> bool:
     mark = Path(os.environ["FAKE_MARKS"]) / space
-    if not trouble or (trouble.endswith("once") and mark.exists()):
+    if does in ("", "builds", "fetches") or (does.endswith("once") and mark.exists()):
         return False
     temporary = mark.with_name(f".{space}")
     temporary.write_text(str(os.getpid()))
     temporary.replace(mark)
-    if trouble == "hangs-once":
+    if does == "hangs-once":
         signal.pause()
     return True
 

@@ -22,9 +22,7 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture(autouse=True)
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def make(key: str, *, size: int = 1 << 20, age: float = 0.0) -> Path:

@@ -18,14 +18,13 @@ from vmtests import cache, debian
 from vmtests.debian import Archive, Mirror, Package
 from vmtests.errors import HostFailure
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("apt-get", "dpkg-deb", "gpg"))), reason="needs apt and gpg, to read and sign an archive"
-)
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = [
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("apt-get", "dpkg-deb", "gpg"))),
+        reason="needs apt and gpg, to read and sign an archive",
+    ),
+    pytest.mark.usefixtures("private_cache"),
+]
 
 
 def run(*argv: str | Path, **env: str) -> None:

@@ -15,15 +15,16 @@ from vmtests.errors import ExitCode, HostFailure
 from vmtests.nightly import disk
 from vmtests.nightly import night as nights
 
+pytestmark = pytest.mark.usefixtures("private_cache")
+
 MIB = 1 << 20
 #: Of a night: room for its results and what one cell leaves in the cache, and not for more.
 BUDGET = FILLED + 5 * MIB
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of all nights, which has none; with a cache of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def results(tmp_path: Path) -> Path:
+    """The folder of all nights, which has none."""
     folder = tmp_path / "results"
     folder.mkdir()
     return folder

@@ -40,9 +40,10 @@ def write(night: Night, head: str, body: str, history: Path) -> list[str]:
     """
     (night.folder / "reports").mkdir(exist_ok=True)
     records = {name: attempt.record for name, attempt in night.settled().items()}
-    # Forked: what draws takes longer to load than to draw a page.
+    # Forked, all at once: what draws takes longer to load than to draw a page.
+    workers = max(1, min(facts.cpus(), len(records)))
     with ProcessPoolExecutor(
-        facts.cpus(), get_context("fork"), initializer=die_with_starter, initargs=(signal.SIGKILL,)
+        workers, get_context("fork"), initializer=die_with_starter, initargs=(signal.SIGKILL,)
     ) as pool:
         places = [night.folder / _report(name) for name in records]
         said = pool.map(_write_report, places, records.values(), itertools.repeat(history))
